@@ -4,17 +4,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql pgbouncer
+PEERS  := orthanc orthanc-dicomweb orthanc-webviewer dcmtk dicom3tools postgresql pgbouncer chromium
 # A process takes whole files, in their order: the acceptance tests, which take longest, come first.
 SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 DEMO   ?=
 BENCH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo test check format bench test-systemd install clean
+.PHONY: help setup peers demo test check format bench test-systemd viewer-pictures install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The demonstration needs no tool of development and no Ray.
 $(VENV)/lab: pyproject.toml constraints.txt
@@ -52,6 +52,9 @@ test-systemd: setup peers ## the installed service in a really booted systemd (r
 
 bench: setup peers ## every benchmark side by side with its peers, as JSON, table and plot (BENCH="ingest scoring": only these)
 	$(BIN)/python -m tests.benchmarks.performance $(BENCH)
+
+viewer-pictures: setup peers ## the pictures of OHIF and of Orthanc's viewer in the documentation, from a new run
+	RADCLIPD_VIEWER_PICTURES=deploy/docs/pictures RADCLIPD_VIEWER_STUDIES=60 $(BIN)/python -m pytest tests/acceptance/test_viewers.py
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .

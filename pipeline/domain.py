@@ -55,7 +55,7 @@ class StudyState(StrEnum):
     ARRIVING = "arriving"  # more instances may arrive
     SETTLED = "settled"  # complete; a score job exists
     SCORED = "scored"  # predictions committed; a report job exists, unless the study is not reported
-    REPORTED = "reported"  # the archive has accepted the SR of the newest revision
+    REPORTED = "reported"  # the archive has accepted the SR of the newest revision, and answered to each of its visible objects
     IGNORED = "ignored"  # no image to score; `Study.reason` says why
 
 
@@ -64,7 +64,7 @@ class JobKind(StrEnum):
 
     SCORE = "score"  # subject: StudyInstanceUID
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
-    SEND = "send"  # subject: SOPInstanceUID of the report
+    SEND = "send"  # subject: SOPInstanceUID of the report, or of a visible object
     LABEL = "label"  # subject: SOPInstanceUID of a received SR or KOS
     LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
@@ -88,12 +88,20 @@ class VersionState(StrEnum):
 
 
 class ReportState(StrEnum):
-    """State of one SR instance."""
+    """State of one SR instance, or of one visible object."""
 
     PENDING = "pending"  # row and UIDs exist, the file does not
     BUILT = "built"  # the file is in the image store
     SENT = "sent"  # the archive has accepted the report: Success, a warning or a duplicate
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
+
+
+class VisibleKind(StrEnum):
+    """Kind of a visible object: what a viewer shows beside the SR."""
+
+    TEXT = "text"  # Basic Text SR: statement, summary, list of findings
+    CARD = "card"  # Secondary Capture: the film small, the findings and the statement in the pixels
+    HEATMAP = "heatmap"  # Secondary Capture: where in the film; one for each finding above its operating point
 
 
 class Decision(StrEnum):
@@ -102,6 +110,25 @@ class Decision(StrEnum):
     PRESENT = "present"
     ABSENT = "absent"
     UNDETERMINED = "undetermined"
+    NOT_ASSESSED = "not assessed"  # no statement: `Prediction.reason` says why
+
+
+class Scale(StrEnum):
+    """Meaning of a version's score of a finding."""
+
+    PROBABILITY = "probability"  # learnt from enough positive studies: the score is a calibrated probability
+    BAND = "band"  # learnt from few positive studies: the score is told as a likelihood band, never as a percentage
+    RANK = "rank"  # not learnt (zero-shot): only the rank among the hospital's own studies has a meaning
+
+
+class NotAssessedReason(StrEnum):
+    """Why a finding is not assessed."""
+
+    NO_REFERENCE = "no reference"  # too few studies scored for a reference distribution
+    STOPPED = "stopped"  # reporting is stopped for this finding, or for all
+    AGE = "age"  # the patient's age lies outside the scope
+    AGE_UNKNOWN = "age unknown"  # the scope has an age and the header states none
+    WITHDRAWN = "withdrawn"  # the report that told it was recalled
 
 
 class LabelState(StrEnum):
@@ -215,12 +242,17 @@ class ModelVersion:
     weights_sha256: str  # of the base encoder's weights, hex
     device_uid: str  # Device UID of the version in reports
     notice: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version is shown
-    calibrated: bool = False  # whether scores are probabilities
+    scales: dict[str, Scale] = field(default_factory=dict)  # finding -> meaning of its score; a missing finding: RANK
     label_fingerprint: str = ""  # `rules.labels_fingerprint` of the labels it was trained on; "": none
-    thresholds: dict[str, float] = field(default_factory=dict)  # finding -> probability at or above which it is present
-    undetermined_margin: float = 0.0  # distance to the threshold, on both sides, within which a finding is undetermined
+    thresholds: dict[str, float] = field(default_factory=dict)  # finding -> its operating point, of PROBABILITY and BAND
+    undetermined_margin: float = 0.0  # log-odds below the operating point down to which a finding is undetermined
     reason: str = ""  # of the state, in words
     card: dict[str, Any] = field(default_factory=dict)  # JSON: architecture, weights, preprocessing, prompts, recipe, measures, ...
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every score is a probability."""
+        return len(self.scales) == len(FINDINGS) and set(self.scales.values()) == {Scale.PROBABILITY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +260,31 @@ class Prediction:
     """The result of one finding in one study."""
 
     finding: str
-    probability: float  # 0..1; of an uncalibrated version a score without that meaning
+    score: float  # 0..1; `scale` says what it means
     decision: Decision
+    scale: Scale = Scale.RANK
+    likelihood: float | None = None  # 0..1: the probability, or that of the prior and the rank; None: not assessed
+    percentile: float | None = None  # 0..1: share of the reference studies below, of RANK; None: another scale, or not assessed
+    excess: float | None = None  # log-odds of the likelihood above its own operating point; None: not assessed
+    reference: int | None = None  # number of the ReferenceDistribution, of RANK
+    reason: NotAssessedReason | None = None  # of NOT_ASSESSED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceDistribution:
+    """Zero-shot scores of the hospital's own studies, frozen: what a rank refers to. Belongs to one version, never changes.
+
+    Prior and call rate are frozen with it, so a prediction that names its distribution says all that decided it.
+    """
+
+    number: int  # identity, counted from 1
+    version: int  # number of the ModelVersion that scored the studies
+    studies: int  # number of studies
+    made_at: datetime
+    scores: Mapping[str, Scores]  # view ("" is all studies, "AP", "PA") -> float32 [n, 14], each column ascending
+    priors: Mapping[str, float]  # finding -> stated prevalence
+    call_rates: Mapping[str, float]  # finding -> largest share of studies in which it may be called
+    separation: float  # assumed distance of present and absent studies, in standard deviations of the normal score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +403,23 @@ class Report:
     sop_class_uid: str = ""
     predecessor: str | None = None  # SOPInstanceUID of the report that this one supersedes
     status: str = ""  # last answer of the archive
+    withdrawal: str = ""  # why the study's reports are withdrawn: this one says so; "": it tells findings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisibleObject:
+    """One object that accompanies the SR of a report and that viewers show. Its UIDs derive as those of the report do."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    report: str  # SOPInstanceUID of the report that it accompanies
+    kind: VisibleKind
+    finding: str = ""  # of a heat map; "": all findings
+    state: ReportState
+    file: StoredFile | None = None  # None: PENDING
+    sop_class_uid: str = ""
+    predecessor: str | None = None  # SOPInstanceUID of the object of the same kind and finding that this one supersedes
+    status: str = ""  # last answer of the archive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,4 +456,4 @@ class Receipt(StrEnum):
     DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
     SAME_INSTANCE = "same_instance"  # the stored instance in another encoding or with another header: Success, the first file stays
     LATE = "late"  # stored, and its study is ARRIVING again
-    OWN_REPORT = "own_report"  # an SR written by this software: catalogued, never scored
+    OWN_REPORT = "own_report"  # an SR or a visible object written by this software: catalogued, never scored

@@ -13,6 +13,7 @@ RadclipdError
 │   ├── OutOfResources          disk full or away, catalog unreachable          C-STORE 0xA700
 │   │   └── CatalogFault        the catalog refuses a statement                 C-STORE 0xA700
 │   ├── ArchiveBusy             the archive cannot store this object now
+│   ├── ReportingStopped        a person has stopped reporting
 │   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
 │   ├── StopRequested           the process must stop; the work restarts later
 │   └── LeaseLost               another worker holds the job
@@ -113,6 +114,10 @@ class ArchiveBusy(TransientError):
 
 class ArchiveUnreachable(TransientError):
     """The archive is unreachable. Counts against the archive's circuit, never against the job."""
+
+
+class ReportingStopped(TransientError):
+    """A person has stopped reporting. Counts never against the job, which waits."""
 
 
 class StopRequested(TransientError):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class QueueFigures:
     serving: int | None  # number of the serving version
     serving_since: datetime | None
     notice: str  # of the serving version, see ModelVersion.notice
+    reference: int | None  # number of the serving version's reference distribution
+    stops: Collection[str]  # findings whose reporting is stopped; "": all of them
     stage: LearningStage | None  # None: no round of learning runs
     last_round: LearningRound | None
     gains: Collection[LearningGain]  # of the newest trained version
@@ -85,6 +87,7 @@ class ArchiveFigures:
     studies: Mapping[StudyState, int]
     ignored: Mapping[str, int]  # ignored studies by reason; a study with several reasons counts for each
     reports: Mapping[ReportState, int]
+    decisions: Mapping[tuple[str, Decision], int]  # by finding, of the newest studies that the serving version has scored
     instances: int
     labels: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones
     open_requests: int  # studies that the worklist asked for and that have no label yet

@@ -117,7 +117,8 @@ def read_document(job: Job, *, catalog: Catalog, images: ImageStore, documents: 
 def _find_label_documents(study_instance_uid: str, tx: Transaction) -> dict[str, StoredInstance]:
     """Return SOPInstanceUID -> the study's SR and KOS instances that are not own reports."""
     documents = (i for i in tx.studies.instances(study_instance_uid) if rules.may_hold_labels(i.header))
-    return {i.header.sop_instance_uid: i for i in documents if tx.reports.find(i.header.sop_instance_uid) is None}
+    found = {i.header.sop_instance_uid: i for i in documents}
+    return {uid: one for uid, one in found.items() if (tx.reports.find(uid) or tx.reports.find_visible(uid)) is None}
 
 
 def _read_other_document(instance: StoredInstance, images: ImageStore, documents: DocumentReader) -> Document:

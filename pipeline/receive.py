@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipeline import rules
@@ -133,8 +133,9 @@ def _insert_or_find(
 
 
 def _insert_instance(tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy) -> Receipt:
-    if rules.is_own_report(header) or _is_of_this_catalog(tx, header):
-        tx.studies.add_instance(header, file, sender, opens_study=False)
+    if rules.is_own_object(header) or _is_of_this_catalog(tx, header):
+        own = replace(header, manufacturer_model_name=rules.OWN_MODEL_NAME)  # by which every later step knows it
+        tx.studies.add_instance(own, file, sender, opens_study=False)
         return Receipt.OWN_REPORT
     study = tx.studies.find(header.study_instance_uid)
     if policy.read_documents and rules.may_hold_labels(header):
@@ -145,8 +146,9 @@ def _insert_instance(tx: Transaction, header: Header, file: StoredFile, sender: 
 
 
 def _is_of_this_catalog(tx: Transaction, header: Header) -> bool:
-    """Tell whether the SR is one that this catalog has sent, even where its ManufacturerModelName was changed on the way."""
-    return rules.object_kind(header) is rules.ObjectKind.REPORT and tx.reports.find(header.sop_instance_uid) is not None
+    """Tell whether the object is one that this catalog has sent, even where its ManufacturerModelName was changed on the way."""
+    uid = header.sop_instance_uid
+    return rules.may_be_own(header) and (tx.reports.find(uid) or tx.reports.find_visible(uid)) is not None
 
 
 def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:

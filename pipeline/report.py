@@ -1,46 +1,94 @@
-"""report: predictions -> a report row with its UIDs -> the SR file -> a send job; then SR -> archive."""
+"""report: predictions -> rows with UIDs -> files of the SR and of its visible objects -> send jobs; then each object -> archive."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pipeline.domain import Job, JobKind, Report, ReportState, StoredFile, StudyState
+from pipeline import decisions
+from pipeline.domain import (
+    AuditEvent,
+    Decision,
+    Job,
+    JobKind,
+    ModelVersion,
+    NotAssessedReason,
+    Prediction,
+    Report,
+    ReportState,
+    StoredFile,
+    Study,
+    StudyState,
+    VisibleObject,
+)
 from pipeline.errors import (
     ArchiveUnreachable,
     OutOfResources,
     RadclipdError,
     RefusedByArchive,
     ReportImpossible,
+    ReportingStopped,
     TransientError,
 )
+from pipeline.messages import ENGLISH, load_messages
 from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
+from pipeline.statements import StudyStatement, tell_study
+
+ALL_FINDINGS = ""
+"""A stop of this finding stops every report."""
+WITHDRAWAL_KEY = "withdrawal"
+"""Payload key of a report job: why the study's reports are withdrawn."""
 
 
-def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:
-    """Build the SR of one study's newest revision. Idempotent: the SOP Instance UID derives from study, version and revision."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPolicy:
+    """`[report]` and `[decision]` of the configuration."""
+
+    language: str = ENGLISH  # of `pipeline.messages`
+    decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
+
+
+def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter, policy: ReportPolicy) -> None:
+    """Build the SR of one study's newest revision, and its visible objects; all become durable in one transaction.
+
+    Idempotent: the SOP Instance UIDs derive from study, version and revision.
+    """
     with catalog.begin() as tx:
-        content = _gather_content(tx, job, writer)
+        content = _gather_content(tx, job, writer, policy)
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
-    uid = content.report.sop_instance_uid
-    file = images.write_unclaimed(writer.write(content), uid)
+        pending = _insert_visible(tx, content, writer)
+    objects = {content.report.sop_instance_uid: writer.write(content)}
+    objects |= {one.sop_instance_uid: writer.write_visible(content, one, before) for one, before in pending}
+    _store_objects(objects, job, catalog=catalog, images=images)
+
+
+def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, images: ImageStore) -> None:
+    """Write the files by SOP Instance UID, then their rows and send jobs and the end of the report job in one transaction."""
+    files: dict[str, StoredFile] = {}
     try:
+        for uid, content in objects.items():
+            files[uid] = images.write_unclaimed(content, uid)
         with catalog.begin() as tx:
-            tx.reports.mark_built(uid, file)
-            tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
+            for uid, file in files.items():
+                tx.reports.mark_built(uid, file)
+                tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
             tx.jobs.finish(job)
-            if not images.exists(file):
-                raise TransientError(f"the file of report {uid} was swept before its row was written", hint="it is built again")
+            if swept := [uid for uid, file in files.items() if not images.exists(file)]:
+                raise TransientError(
+                    f"the file of report {swept[0]} was swept before its row was written", hint="it is built again"
+                )
     except OutOfResources:  # the commit may have come through, or still come: `sweep_unclaimed` decides later
         raise
     except RadclipdError:
         with suppress(OutOfResources):
-            _remove_unless_named(file, uid, catalog=catalog, images=images)
+            for uid, file in files.items():
+                _remove_unless_named(file, uid, catalog=catalog, images=images)
         raise
-    images.mark_claimed(file, uid)
+    for uid, file in files.items():
+        images.mark_claimed(file, uid)
 
 
 def sweep_unclaimed(*, catalog: Catalog, images: ImageStore, older_than_seconds: float) -> int:
@@ -52,8 +100,8 @@ def sweep_unclaimed(*, catalog: Catalog, images: ImageStore, older_than_seconds:
 def _remove_unless_named(file: StoredFile, owner: str, *, catalog: Catalog, images: ImageStore) -> bool:
     """Remove the file of a report unless the row of the report, or of its copy that came back, names it; return whether it did."""
     with catalog.begin() as tx:
-        report, instance = tx.reports.find(owner), tx.studies.find_instance(owner)
-        named = [row.file for row in (report, instance) if row is not None and row.file is not None]
+        rows = (_find_object(tx, owner), tx.studies.find_instance(owner))
+        named = [row.file for row in rows if row is not None and row.file is not None]
         is_named = any(other.sha256 == file.sha256 for other in named)
         if not is_named:
             images.remove(file)
@@ -61,15 +109,20 @@ def _remove_unless_named(file: StoredFile, owner: str, *, catalog: Catalog, imag
     return not is_named
 
 
-def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:
-    """Insert the report row and return the content of the SR. None where the study has a newer revision than the job."""
+def _gather_content(tx: Transaction, job: Job, writer: ReportWriter, policy: ReportPolicy) -> ReportContent | None:
+    """Insert the report row and return the content of the SR. None where the study has a newer revision than the job.
+
+    ReportingStopped while a person has stopped all reports; one that withdraws others is built all the same.
+    """
     study = tx.studies.find(job.subject)
     version = tx.versions.find(int(job.payload["version"]))
     if study is None or version is None:
         raise ReportImpossible(f"study {job.subject} or version {job.payload['version']} is not in the catalog")
     if study.revision != int(job.payload["revision"]):
         return None
-    pending = writer.pending_report(study.study_instance_uid, version.number, study.revision)
+    withdrawal = str(job.payload.get(WITHDRAWAL_KEY, ""))
+    predictions = _load_predictions(tx, study, version, withdrawal)
+    pending = replace(writer.pending_report(study.study_instance_uid, version.number, study.revision), withdrawal=withdrawal)
     previous = tx.reports.latest(study.study_instance_uid)
     if previous is not None and previous.sop_instance_uid != pending.sop_instance_uid:
         pending = replace(pending, predecessor=_choose_predecessor(previous))
@@ -79,26 +132,66 @@ def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportCo
         report=pending,
         study=study,
         version=version,
-        predictions=tx.scores.predictions(study.study_instance_uid, version.number),
+        predictions=predictions,
+        statement=tell(tx, predictions, version, policy, withdrawal),
         evidence=[i for i in tx.studies.instances(study.study_instance_uid) if i.header.sop_instance_uid in scored],
         predecessor=tx.reports.find(pending.predecessor) if pending.predecessor else None,
     )
 
 
-def _choose_predecessor(previous: Report) -> str | None:
-    """Return the newest report that the archive holds or is about to receive: the previous one, or else its predecessor."""
+def _insert_visible(
+    tx: Transaction, content: ReportContent, writer: ReportWriter
+) -> list[tuple[VisibleObject, VisibleObject | None]]:
+    """Insert the rows of the report's visible objects; return each with its predecessor, by the rule of the report."""
+    before = tx.reports.visible_objects(content.predecessor.sop_instance_uid) if content.predecessor else []
+    previous = {(one.kind, one.finding): one for one in before}
+    pending = []
+    for visible in writer.pending_visible(content):
+        if superseded := previous.get((visible.kind, visible.finding)):
+            visible = replace(visible, predecessor=_choose_predecessor(superseded))
+        row = tx.reports.ensure_visible(visible)
+        pending.append((row, tx.reports.find_visible(row.predecessor) if row.predecessor else None))
+    return pending
+
+
+def _load_predictions(tx: Transaction, study: Study, version: ModelVersion, withdrawal: str) -> list[Prediction]:
+    """Return the predictions to report, with stopped findings not assessed, here and in the catalog."""
+    predictions = tx.scores.predictions(study.study_instance_uid, version.number)
+    stops = tx.stops.current()
+    if ALL_FINDINGS in stops and not withdrawal:
+        raise ReportingStopped(f"reporting is stopped: {stops[ALL_FINDINGS]}", hint="radclipd reports resume")
+    withheld = decisions.withhold(predictions, NotAssessedReason.STOPPED, list(stops))
+    if withheld != predictions:
+        tx.scores.put_predictions(version.number, {study.study_instance_uid: withheld}, {study.study_instance_uid: study.revision})
+    return withheld
+
+
+def tell(
+    tx: Transaction, predictions: Sequence[Prediction], version: ModelVersion, policy: ReportPolicy, withdrawal: str = ""
+) -> StudyStatement:
+    """Return what is told of a study, with the reference distribution that its predictions name."""
+    named = {prediction.reference for prediction in predictions if prediction.reference is not None}
+    reference = tx.references.find(max(named)) if named else None
+    return tell_study(predictions, version, reference, load_messages(policy.language), policy.decision, withdrawal)
+
+
+def _choose_predecessor(previous: Report | VisibleObject) -> str | None:
+    """Return the newest object that the archive holds or is about to receive: the previous one, or else its predecessor."""
     reaches_archive = previous.state in (ReportState.BUILT, ReportState.SENT)
     return previous.sop_instance_uid if reaches_archive else previous.predecessor
 
 
 def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
-    """Send one SR to the archive, at least once: a second arrival has the same SOP Instance UID and is the same object."""
+    """Send one SR or visible object to the archive, at least once: a second arrival has the same UID and is the same object."""
     with catalog.read() as tx:
-        built = tx.reports.find(job.subject)
-    if built is None or built.file is None:
+        built = _find_object(tx, job.subject)
+        told = tx.reports.find(built.report) if isinstance(built, VisibleObject) else built
+    if built is None or built.file is None or told is None:
         raise ReportImpossible(
             f"report {job.subject} has no bytes to send", hint="radclipd jobs list; radclipd reports resend STUDY"
         )
+    if not _may_leave(told, job, catalog):
+        return
     content = images.read(built.file)
     try:
         status = archive.store(content)
@@ -110,6 +203,7 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         with catalog.begin() as tx:
             tx.circuits.record_success(archive.name)
             tx.reports.mark_refused(built.sop_instance_uid, str(error))
+            _close_study(tx, built)
         raise
     with catalog.begin() as tx:
         tx.circuits.record_success(archive.name)
@@ -118,19 +212,73 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         tx.jobs.finish(job)
 
 
-def _close_study(tx: Transaction, sent: Report) -> None:
+def _find_object(tx: Transaction, sop_instance_uid: str) -> Report | VisibleObject | None:
+    return tx.reports.find(sop_instance_uid) or tx.reports.find_visible(sop_instance_uid)
+
+
+def _may_leave(built: Report, job: Job, catalog: Catalog) -> bool:
+    """Tell whether the job's object, of a built report, may be sent. One that tells a stopped finding may not: another revision
+    takes its place.
+
+    ReportingStopped while all reports are stopped, except for one that withdraws others.
+    """
+    with catalog.read() as tx:
+        stops = tx.stops.current()
+    if built.withdrawal or not stops:
+        return True
+    if ALL_FINDINGS in stops:
+        raise ReportingStopped(f"reporting is stopped: {stops[ALL_FINDINGS]}", hint="radclipd reports resume")
+    with catalog.begin() as tx:
+        uid = built.study_instance_uid
+        study = tx.studies.lock([uid]).get(uid)
+        predictions = tx.scores.predictions(uid, built.version)
+        told = [one.finding for one in predictions if one.decision is not Decision.NOT_ASSESSED]
+        is_newest = study is not None and study.revision == built.revision
+        if is_newest and not set(told) & set(stops):
+            return True
+        if is_newest:
+            put_revision(tx, uid, built.version, decisions.withhold(predictions, NotAssessedReason.STOPPED, list(stops)))
+        detail = f"not sent: it may tell of {', '.join(stops)}, which is stopped; a newer revision takes its place"
+        tx.audit(AuditEvent("send", "refused", job.subject, detail))
+        tx.jobs.finish(job)
+    return False
+
+
+def put_revision(
+    tx: Transaction, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, withdrawal: str = ""
+) -> None:
+    """Write a study's predictions as a new revision, and enqueue its report."""
+    revisions = tx.studies.next_revisions([study_instance_uid])
+    tx.scores.put_predictions(version, {study_instance_uid: predictions}, revisions)
+    payload = {"version": version, "revision": revisions[study_instance_uid]}
+    tx.jobs.put(JobKind.REPORT, study_instance_uid, payload | ({WITHDRAWAL_KEY: withdrawal} if withdrawal else {}))
+
+
+def _close_study(tx: Transaction, answered: Report | VisibleObject) -> None:
+    """Set REPORTED once the archive has accepted the SR and has answered to each of its visible objects."""
+    sent = tx.reports.find(answered.report if isinstance(answered, VisibleObject) else answered.sop_instance_uid)
+    if sent is None or sent.state is not ReportState.SENT:
+        return
+    if any(one.state is ReportState.BUILT for one in tx.reports.visible_objects(sent.sop_instance_uid)):
+        return
     study = tx.studies.find(sent.study_instance_uid)
     if study is not None and study.state is StudyState.SCORED and study.revision == sent.revision:
         tx.studies.put_state(study.study_instance_uid, StudyState.REPORTED)
 
 
 def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]:
-    """Enqueue the newest report of each study for sending; return the SOP Instance UIDs. Skips studies without a built report."""
+    """Enqueue the newest report of each study, with its visible objects; return the SOP Instance UIDs of the reports.
+
+    Skips studies without a built report.
+    """
     queued: list[str] = []
     with catalog.begin() as tx:
         for study_instance_uid in study_instance_uids:
             latest = tx.reports.latest(study_instance_uid)
             if latest is not None and latest.file is not None:
-                tx.jobs.put(JobKind.SEND, latest.sop_instance_uid)
+                delivered: tuple[Report | VisibleObject, ...] = (latest, *tx.reports.visible_objects(latest.sop_instance_uid))
+                for one in delivered:
+                    if one.file is not None:
+                        tx.jobs.put(JobKind.SEND, one.sop_instance_uid)
                 queued.append(latest.sop_instance_uid)
     return queued

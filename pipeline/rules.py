@@ -19,10 +19,8 @@ from pipeline.domain import (
     FINDINGS,
     PRESENT,
     Comparison,
-    Decision,
     Header,
     LabelState,
-    Prediction,
     Scores,
     StoredInstance,
     TrainingExample,
@@ -33,6 +31,7 @@ from pipeline.header_words import (
     BodyPart,
     View,
     body_part_of_words,
+    fold_words,
     names_frontal_view,
     view_of_words,
 )
@@ -50,8 +49,12 @@ PRESENTATION_STATE_FAMILY = "1.2.840.10008.5.1.4.1.1.11."
 RADIOGRAPH_SOP_CLASSES = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING, SECONDARY_CAPTURE}
 RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
 
+DIRECTION_BY_CODE = {"399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214": "PA", "R-40888": "PA"}
+"""PS3.16 CID 4010: SNOMED CT, and SNOMED RT of older objects."""
+DIRECTION_BY_WORD = {"ap": "AP", "a p": "AP", "pa": "PA", "p a": "PA"}
+
 OWN_MODEL_NAME = "radclipd"
-"""ManufacturerModelName of every SR that this software writes. Identifies own reports, also those of another catalog."""
+"""ManufacturerModelName of every object that this software writes. Identifies own objects, also those of another catalog."""
 
 
 MONITORING = "monitoring"
@@ -91,8 +94,10 @@ class ImageChoice:
 
 
 def object_kind(header: Header) -> ObjectKind:
-    """Return the kind of an instance, by its SOP class."""
+    """Return the kind of an instance, by its SOP class. A secondary capture that radclipd made is no radiograph."""
     uid = header.sop_class_uid
+    if uid == SECONDARY_CAPTURE and header.manufacturer_model_name == OWN_MODEL_NAME:
+        return ObjectKind.OTHER
     if uid in RADIOGRAPH_SOP_CLASSES:
         return ObjectKind.RADIOGRAPH
     if uid == KEY_OBJECT_SELECTION:
@@ -104,15 +109,20 @@ def object_kind(header: Header) -> ObjectKind:
     return ObjectKind.OTHER
 
 
-def is_own_report(header: Header) -> bool:
-    """Tell whether an instance is an SR that radclipd wrote."""
-    return object_kind(header) is ObjectKind.REPORT and header.manufacturer_model_name == OWN_MODEL_NAME
+def may_be_own(header: Header) -> bool:
+    """Tell whether an instance is of a class that radclipd writes: an SR or a secondary capture."""
+    return object_kind(header) is ObjectKind.REPORT or header.sop_class_uid == SECONDARY_CAPTURE
+
+
+def is_own_object(header: Header) -> bool:
+    """Tell whether an instance is an SR or a visible object that radclipd wrote."""
+    return may_be_own(header) and header.manufacturer_model_name == OWN_MODEL_NAME
 
 
 def may_hold_labels(header: Header) -> bool:
     """Tell whether an instance is an SR or KOS that may contain a reader's labels. Own reports never do."""
     documents = {ObjectKind.REPORT, ObjectKind.KEY_OBJECTS}
-    return object_kind(header) in documents and not is_own_report(header)
+    return object_kind(header) in documents and not is_own_object(header)
 
 
 def opens_study(header: Header) -> bool:
@@ -213,6 +223,11 @@ def _read_views(header: Header) -> set[View]:
     return {VIEW_BY_CODE.get(header.view_code) or view_of_words(header.view_code_meaning), by_words}
 
 
+def frontal_direction(header: Header) -> str:
+    """Return "AP" or "PA" as the header states it by code or by ViewPosition (PS3.3 C.8.11.5.1.1), else ""."""
+    return DIRECTION_BY_CODE.get(header.view_code) or DIRECTION_BY_WORD.get(fold_words(header.view_position), "")
+
+
 def is_unclear(header: Header) -> bool:
     """Tell whether view or body part is stated in words without a known meaning, or of several meanings."""
     parts = _read_body_parts(header)
@@ -230,23 +245,6 @@ def aggregate_scores(scores: Sequence[Scores], method: Literal["max", "mean"]) -
     """Return the scores float32 [14] of a study from those of its images, [14] each. `max`: present on any image is present."""
     stacked = np.stack(scores)
     return np.asarray(stacked.max(axis=0) if method == "max" else stacked.mean(axis=0), dtype=np.float32)
-
-
-def decide(probability: float, *, threshold: float, undetermined_margin: float) -> Decision:
-    """Return PRESENT at or above threshold + margin, ABSENT below threshold - margin, UNDETERMINED between."""
-    if probability >= threshold + undetermined_margin:
-        return Decision.PRESENT
-    return Decision.ABSENT if probability < threshold - undetermined_margin else Decision.UNDETERMINED
-
-
-def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], undetermined_margin: float) -> list[Prediction]:
-    """Return the 14 predictions of a study. KeyError where a finding has no threshold."""
-    return [
-        Prediction(
-            finding, float(score), decide(float(score), threshold=thresholds[finding], undetermined_margin=undetermined_margin)
-        )
-        for finding, score in zip(FINDINGS, scores, strict=True)
-    ]
 
 
 def truncate_to_milliseconds(moment: datetime) -> datetime:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import rules, versions
+from pipeline import decisions, references, rules, versions
 from pipeline.domain import (
     AuditEvent,
     Decision,
@@ -15,6 +15,7 @@ from pipeline.domain import (
     JobKind,
     ModelVersion,
     Prediction,
+    ReferenceDistribution,
     ReportState,
     Scores,
     StoredInstance,
@@ -23,6 +24,7 @@ from pipeline.domain import (
 from pipeline.errors import PixelsUnreadable, RadclipdError
 from pipeline.ports.images import ImageReader, ModelInput
 from pipeline.ports.services import Catalog, Scorer, Scorers, Transaction
+from pipeline.references import RERANK_KEY
 from pipeline.rescore import RESCORE_KEY
 from pipeline.work import JobOutcome
 
@@ -36,6 +38,7 @@ class ScorePolicy:
     rescored_studies: Literal["all", "changed", "none"] = "changed"  # re-scored studies that get another report
     batch_size: int = 8  # images scored and committed together, while the next ones are decoded
     backfill_reports: Literal["all", "none"] = "none"  # backfilled studies that get a report
+    decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
 
 
 @dataclass(slots=True)
@@ -43,7 +46,8 @@ class _ScoringItem:
     """One job and the images of its study on their way through the step."""
 
     job: Job
-    requested: Sequence[StoredInstance]  # instances that the serving version has not scored
+    images: Sequence[StoredInstance]  # the study's images to score
+    requested: Sequence[StoredInstance]  # those that the serving version has not scored
     scores: dict[str, Scores] = field(default_factory=dict)  # SOPInstanceUID -> scores, first from the activation cache
     thumbnails: dict[str, bytes] = field(default_factory=dict)  # SOPInstanceUID -> thumbnail of decoded instances
     decoded_instances: list[StoredInstance] = field(default_factory=list)
@@ -67,9 +71,9 @@ def score(
     """
     scorer = versions.load_serving(catalog=catalog, scorers=scorers)
     version = scorer.version
+    reference = references.load_current(version, catalog=catalog)
     with catalog.read() as tx:
-        unscored = _find_unscored(tx, [job.subject for job in jobs], version, policy)
-    items = [_ScoringItem(job, unscored[job.subject]) for job in jobs]
+        items = _make_items(tx, jobs, version, policy)
     cached_scores = scorer.score_cached([instance for item in items for instance in item.requested])
     for item in items:
         uids = [instance.header.sop_instance_uid for instance in item.requested]
@@ -84,22 +88,21 @@ def score(
                 yield from previous_commit()
                 previous_commit, priority = list, batch[0].job.priority
             _score_batch(batch, model_inputs, scorer)
-            commit = writer.submit(_commit_batch, batch, version, catalog=catalog, policy=policy)
+            commit = writer.submit(_commit_batch, batch, version, reference, catalog=catalog, policy=policy)
             yield from previous_commit()
             previous_commit = commit.result
         yield from previous_commit()
 
 
-def _find_unscored(
-    tx: Transaction, studies: Collection[str], version: ModelVersion, policy: ScorePolicy
-) -> dict[str, list[StoredInstance]]:
-    """Return StudyInstanceUID -> the instances to score."""
+def _make_items(tx: Transaction, jobs: Sequence[Job], version: ModelVersion, policy: ScorePolicy) -> list[_ScoringItem]:
+    studies = [job.subject for job in jobs]
     instances, scored = tx.studies.instances_of(studies), tx.scores.image_scores_of(studies, version.number)
-    chosen = {uid: rules.choose_images(instances.get(uid, ()), policy.chest).images for uid in studies}
-    return {
-        uid: [instance for instance in images if instance.header.sop_instance_uid not in scored.get(uid, ())]
-        for uid, images in chosen.items()
-    }
+    items = []
+    for job in jobs:
+        images = rules.choose_images(instances.get(job.subject, ()), policy.chest).images
+        known = scored.get(job.subject, ())
+        items.append(_ScoringItem(job, images, [image for image in images if image.header.sop_instance_uid not in known]))
+    return items
 
 
 def _split_batches(items: Sequence[_ScoringItem], batch_size: int) -> Iterator[list[_ScoringItem]]:
@@ -141,27 +144,45 @@ def _collect_model_inputs(item: _ScoringItem, model_inputs: Iterator[ModelInput 
 
 
 def _commit_batch(
-    items: Sequence[_ScoringItem], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
+    items: Sequence[_ScoringItem],
+    version: ModelVersion,
+    reference: ReferenceDistribution | None,
+    *,
+    catalog: Catalog,
+    policy: ScorePolicy,
 ) -> list[JobOutcome]:
     """Commit a batch in one transaction, so that the disk is synchronised once. Where it fails, commit each study by itself."""
     try:
         with catalog.begin() as tx:
-            _write_batch(tx, items, version, policy)
+            _write_batch(tx, items, version, reference, policy)
     except Exception:  # of any study: its own transaction shows which one, and the others are committed
-        return [JobOutcome(item.job, _commit_study(item, version, catalog=catalog, policy=policy)) for item in items]
+        return [JobOutcome(item.job, _commit_study(item, version, reference, catalog=catalog, policy=policy)) for item in items]
     return [JobOutcome(item.job, None) for item in items]
 
 
-def _commit_study(item: _ScoringItem, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
+def _commit_study(
+    item: _ScoringItem,
+    version: ModelVersion,
+    reference: ReferenceDistribution | None,
+    *,
+    catalog: Catalog,
+    policy: ScorePolicy,
+) -> RadclipdError | None:
     try:
         with catalog.begin() as tx:
-            _write_batch(tx, [item], version, policy)
+            _write_batch(tx, [item], version, reference, policy)
     except RadclipdError as error:
         return error
     return None
 
 
-def _write_batch(tx: Transaction, items: Sequence[_ScoringItem], version: ModelVersion, policy: ScorePolicy) -> None:
+def _write_batch(
+    tx: Transaction,
+    items: Sequence[_ScoringItem],
+    version: ModelVersion,
+    reference: ReferenceDistribution | None,
+    policy: ScorePolicy,
+) -> None:
     """Write scores, predictions, report jobs and study states, and finish the score jobs."""
     studies = tx.studies.lock([item.job.subject for item in items])
     tx.scores.add_image_scores(version.number, {uid: scores for item in items for uid, scores in item.scores.items()})
@@ -172,24 +193,38 @@ def _write_batch(tx: Transaction, items: Sequence[_ScoringItem], version: ModelV
             raise item.unreadable[0]
         for error in item.unreadable:
             tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
-    newly_scored = [item.job for item in items if item.scores]
-    study_scores = {
-        job.subject: rules.aggregate_scores(list(scored[job.subject].values()), policy.aggregate) for job in newly_scored
-    }
-    _write_predictions(tx, newly_scored, study_scores, version, policy)
+    told = [item for item in items if item.scores or (item.job.payload.get(RERANK_KEY) and item.job.subject in scored)]
+    predictions = {item.job.subject: _predict_study(item, scored[item.job.subject], version, reference, policy) for item in told}
+    _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
-    tx.studies.put_states([job.subject for job in newly_scored if job.subject not in reopened], StudyState.SCORED)
+    tx.studies.put_states([job.subject for job in (item.job for item in told) if job.subject not in reopened], StudyState.SCORED)
     tx.jobs.finish(*(item.job for item in items))
 
 
+def _predict_study(
+    item: _ScoringItem,
+    image_scores: Mapping[str, Scores],
+    version: ModelVersion,
+    reference: ReferenceDistribution | None,
+    policy: ScorePolicy,
+) -> list[Prediction]:
+    """Return the predictions of a study from the scores of all its images."""
+    headers = [image.header for image in item.images]
+    scores = rules.aggregate_scores(list(image_scores.values()), policy.aggregate)
+    predictions = decisions.predict_study(scores, version, reference, references.view_of(headers))
+    reasons = [decisions.judge_age(header.patient_age, policy.decision) for header in headers]
+    outside = next((reason for reason in reasons if reason is not None), None)
+    return decisions.withhold(predictions, outside) if outside else predictions
+
+
 def _write_predictions(
-    tx: Transaction, jobs: Sequence[Job], study_scores: Mapping[str, Scores], version: ModelVersion, policy: ScorePolicy
+    tx: Transaction,
+    jobs: Sequence[Job],
+    predictions: Mapping[str, Sequence[Prediction]],
+    version: ModelVersion,
+    policy: ScorePolicy,
 ) -> None:
     """Write the predictions of the jobs' studies, and enqueue the reports that the policy asks for."""
-    predictions = {
-        uid: rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)
-        for uid, scores in study_scores.items()
-    }
     unreported = _find_suppressed_backfills(tx, predictions, policy) | _find_unchanged_rescores(tx, jobs, predictions, policy)
     revisions = tx.studies.next_revisions(predictions)
     tx.scores.put_predictions(version.number, predictions, revisions)

@@ -27,6 +27,7 @@ from pipeline.errors import (
     OutOfResources,
     PermanentError,
     RadclipdError,
+    ReportingStopped,
     StopRequested,
     traceback_locations,
 )
@@ -38,6 +39,10 @@ ERROR_KIND_KEY = "fault"
 """Payload key of a quarantined job: the kind of its error in one word, for counting."""
 NO_ANSWER_KIND = "NoAnswer"
 """Kind of error of a job whose worker ended, try after try, before the step returned."""
+STOPPED_SECONDS = 20.0
+"""Between two looks of a report job at a stop: reporting goes on this soon after it is resumed."""
+NO_FAULT_OF_THE_JOB = (ArchiveUnreachable, OutOfResources, ReportingStopped, StopRequested)
+"""Errors that do not count as an attempt."""
 JOBS_PER_PURGE = 5_000
 """Jobs deleted in one transaction: other writers wait some tenths of a second at most."""
 
@@ -191,7 +196,7 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     if error is None or isinstance(error, LeaseLost):
         return
     message = describe_error(error)
-    counts = isinstance(error, CatalogFault) or not isinstance(error, (ArchiveUnreachable, OutOfResources, StopRequested))
+    counts = isinstance(error, CatalogFault) or not isinstance(error, NO_FAULT_OF_THE_JOB)
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(
@@ -202,7 +207,8 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
             _quarantine_job(tx, job, message, error_kind(error))
             tx.audit(AuditEvent(job.kind.value, "failed", job.subject, message))
         else:
-            tx.jobs.retry(job, error=message, delay_seconds=_compute_retry_delay(job, policy), counts=counts)
+            delay = STOPPED_SECONDS if isinstance(error, ReportingStopped) else _compute_retry_delay(job, policy)
+            tx.jobs.retry(job, error=message, delay_seconds=delay, counts=counts)
 
 
 def _quarantine_job(tx: Transaction, job: Job, message: str, kind: str) -> None:

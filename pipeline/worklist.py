@@ -227,7 +227,7 @@ def _describe_scanner(header: Header) -> str:
 
 def _load_scores(tx: Transaction, studies: Sequence[str], version: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return float64 [N, 14]; NaN in the rows of studies that the version has not scored."""
-    probabilities = tx.scores.probabilities(studies, version)
+    probabilities = tx.scores.study_scores(studies, version)
     unscored = np.full(len(FINDINGS), np.nan)
     return np.array([probabilities.get(uid, unscored) for uid in studies], dtype=np.float64).reshape(len(studies), len(FINDINGS))
 

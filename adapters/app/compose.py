@@ -130,6 +130,13 @@ class Parts:
         self._closing.callback(pool.close)
         return pool
 
+    @cached_property
+    def thumbnail_decoder(self) -> DecodePool:
+        """The decoding process of cards. It starts with the first card."""
+        pool = self.new_decode_pool(1)
+        self._closing.callback(pool.close)
+        return pool
+
     def new_decode_pool(self, processes: int) -> DecodePool:
         """Make a pool of decoding processes that the caller closes."""
         from adapters.dicom.image.decode_pool import READ_AHEAD_LIMIT, DecodePool

@@ -12,12 +12,13 @@ import structlog
 from adapters.app import policies
 from adapters.app.compose import Parts
 from adapters.app.metrics import open_metrics
+from adapters.app.report_policies import decision_policy
 from adapters.catalog.catalog import SETTLE
 from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
-from pipeline import image_check, learn, report, rescore, settle, work
+from pipeline import image_check, learn, references, report, rescore, settle, work
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -27,7 +28,7 @@ MINUTE, HOUR = 60.0, 3600.0
 CLOCK_CHECK_SECONDS = 10.0
 """Between two checks for a clock that was set back."""
 RESCORE_SECONDS = 5.0
-"""Between two portions of the archive that are queued for re-scoring."""
+"""Between two portions of the archive that are queued for re-scoring, and between two looks at the reference distribution."""
 
 log = structlog.get_logger("radclipd.dispatch")
 
@@ -61,6 +62,7 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
     scheduler.add_interval(MINUTE, "check images", partial(_check_and_log_images, catalog))
+    scheduler.add_interval(RESCORE_SECONDS, "reference", build_reference(parts))
     if config.score.rescore:
         cursor = rescore.RescoreCursor()
 
@@ -97,6 +99,17 @@ def build_settle_complete(parts: Parts) -> Callable[[], list[settle.SettleResult
     config, catalog = parts.config, parts.catalog
     counts = settle.ArchiveCounts(catalog=catalog, archive=parts.archive, policy=policies.count_policy(config))
     return partial(settle.settle_complete, catalog=catalog, counts=counts, policy=policies.settle_policy(config))
+
+
+def build_reference(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step for the reference distribution of the serving version."""
+    policy = decision_policy(parts.config)
+
+    def follow_and_log() -> None:
+        if made := references.follow(catalog=parts.catalog, policy=policy):
+            log.info("reference distribution made", number=made.number, version=made.version, studies=made.studies)
+
+    return follow_and_log
 
 
 def build_learn_trigger(parts: Parts) -> Callable[[], bool]:

@@ -49,7 +49,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
         ),
         min_positives=wanted.min_positives,
         errors=reading_errors(config),
-        undetermined_margin=config.score.undetermined_margin,
+        undetermined_margin=config.decision.undetermined_margin,
         device=config.model.device,
         devices=wanted.devices,
         threads=config.score.threads,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
+from adapters.app.report_policies import decision_policy, report_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
-from pipeline.domain import Job, JobKind
+from pipeline.domain import Job, JobKind, VisibleKind
 from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
@@ -76,6 +77,7 @@ def build_score_spec_and_cache_warming(parts: Parts) -> tuple[work.WorkerSpec, c
         rescored_studies=config.report.rescored_studies,
         backfill_reports=config.backfill.reports,
         batch_size=batch,
+        decision=decision_policy(config),
     )
     load_serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     spec = work.WorkerSpec(
@@ -98,10 +100,12 @@ def _build_score_spec(parts: Parts) -> work.WorkerSpec:
 
 
 def _build_report_spec(parts: Parts) -> work.WorkerSpec:
-    from adapters.dicom.sr.writer import ReportSettings, SrWriter
+    from adapters.dicom.sr.document import ReportSettings
+    from adapters.dicom.sr.writer import SrWriter
 
-    writer = SrWriter(ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies"})), parts.images)
-    step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer)
+    settings = ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language"}))
+    writer = SrWriter(settings, parts.images, parts.thumbnail_decoder if VisibleKind.CARD in settings.visible else None)
+    step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config))
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
 
 

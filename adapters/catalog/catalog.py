@@ -20,6 +20,8 @@ from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
+from adapters.catalog.references import SqlReferences
+from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests, SqlSecondReadings
 from adapters.catalog.scores import SqlScoreRows
@@ -51,7 +53,9 @@ class SqlTransaction:
         self.studies = SqlStudies(connection)
         self.scores = SqlScoreRows(connection)
         self.thumbnails = SqlThumbnails(connection)
+        self.references = SqlReferences(connection)
         self.reports = SqlReports(connection)
+        self.stops = SqlReportStops(connection)
         self.versions = SqlVersions(connection)
         self.jobs = SqlJobs(connection)
         self.circuits = SqlCircuits(connection)

@@ -10,11 +10,14 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, fu
 
 from adapters.catalog.backfills import totals_by_kind
 from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
+from adapters.catalog.references import SqlReferences
+from adapters.catalog.report_stops import SqlReportStops
+from adapters.catalog.scores import IS_FIRST_FINDING
 from adapters.catalog.sql_time import now
-from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, reports, requests, studies
+from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, predictions, reports, requests, studies
 from adapters.catalog.versions import SqlVersions
 from pipeline import priorities
-from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.figures import ArchiveFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import LearnResult
 from pipeline.rules import split_reasons
@@ -22,6 +25,8 @@ from pipeline.work import ERROR_KIND_KEY
 
 UNKNOWN_REASON = "other"
 """Reason of a job that was quarantined by a release that stored none."""
+DECIDED_STUDIES = 1000
+"""Newest studies whose decisions are counted."""
 MAX_ROUNDS = 20
 """Newest learn jobs that are read, to find the running round and the last finished one."""
 IS_LEARN_JOB: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
@@ -57,6 +62,8 @@ class SqlFigures:
             serving=serving.number if serving else None,
             serving_since=since,
             notice=serving.notice if serving else "",
+            reference=SqlReferences(self._connection).current_number(serving.number) if serving else None,
+            stops=list(SqlReportStops(self._connection).current()),
             stage=next(filter(None, map(_read_stage, rounds)), None),
             last_round=_find_last_round(rounds, trained),
             gains=_build_gains(trained["comparisons"]) if trained else (),
@@ -73,6 +80,7 @@ class SqlFigures:
             studies=self._count_states(studies.c.state, StudyState),
             ignored=self._count_ignored(),
             reports=self._count_states(reports.c.state, ReportState),
+            decisions=self._count_decisions(),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
             labels={
                 (finding, LabelState(state)): n
@@ -83,6 +91,21 @@ class SqlFigures:
             backfills=totals_by_kind(self._connection),
             backfilled_unscored=self._connection.scalar(unscored) or 0,
         )
+
+    def _count_decisions(self) -> dict[tuple[str, Decision], int]:
+        serving = SqlVersions(self._connection).serving()
+        if serving is None:
+            return {}
+        of_version = predictions.c.version == serving.number
+        newest = select(predictions.c.study).where(of_version, IS_FIRST_FINDING).order_by(predictions.c.study.desc())
+        studies_of = newest.limit(DECIDED_STUDIES).subquery()
+        query = (
+            select(predictions.c.finding, predictions.c.decision, func.count())
+            .join(studies_of, predictions.c.study == studies_of.c.study)
+            .where(of_version)
+            .group_by(predictions.c.finding, predictions.c.decision)
+        )
+        return {(finding, Decision(decision)): count for finding, decision, count in self._connection.execute(query)}
 
     def _count_open_jobs(self) -> dict[tuple[JobKind, JobState], int]:
         open_ones = jobs.c.state.in_((WAITING, RUNNING, QUARANTINED))

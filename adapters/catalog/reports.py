@@ -1,4 +1,4 @@
-"""Reports: the SR instances of a study, by version and revision."""
+"""Reports: the SR instances of a study, by version and revision, and the visible objects that accompany them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, se
 from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import IN_UIDS
-from adapters.catalog.tables import reports, studies
-from pipeline.domain import Report, ReportState, StoredFile
+from adapters.catalog.tables import reports, studies, visible_objects
+from pipeline.domain import Report, ReportState, StoredFile, VisibleKind, VisibleObject
 
 
 class SqlReports:
@@ -30,6 +30,17 @@ class SqlReports:
         rows = (self._connection.execute(_LATEST_OF, {"uids": some}).mappings() for some in chunks(study_instance_uids))
         return {row["study_instance_uid"]: _build_report(row) for some in rows for row in some}
 
+    def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
+        query = (
+            select(studies.c.study_instance_uid)
+            .join(reports, reports.c.study == studies.c.id)
+            .where(reports.c.version == version, studies.c.study_instance_uid > after)
+            .distinct()
+            .order_by(studies.c.study_instance_uid)
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
     def _fetch_report(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
         return _build_report(row) if row else None
@@ -45,6 +56,7 @@ class SqlReports:
             "sop_class_uid": report.sop_class_uid,
             "state": report.state.value,
             "predecessor": report.predecessor,
+            "withdrawal": sanitise_text(report.withdrawal),
         }
         insert = build_insert(reports, self._connection.dialect.name).values(**values)
         self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of study, version and revision
@@ -56,6 +68,29 @@ class SqlReports:
         found = self._fetch_report(_select_reports().where(studies.c.study_instance_uid == report.study_instance_uid, same))
         assert found is not None
         return found
+
+    def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
+        row = self._connection.execute(_VISIBLE, {"uid": sop_instance_uid}).mappings().one_or_none()
+        return _build_visible(row) if row else None
+
+    def visible_objects(self, report: str) -> list[VisibleObject]:
+        return [_build_visible(row) for row in self._connection.execute(_VISIBLE_OF, {"uid": report}).mappings()]
+
+    def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
+        values = {
+            "sop_instance_uid": visible.sop_instance_uid,
+            "series_instance_uid": visible.series_instance_uid,
+            "report": select(reports.c.id).where(reports.c.sop_instance_uid == visible.report).scalar_subquery(),
+            "kind": visible.kind.value,
+            "finding": visible.finding,
+            "sop_class_uid": visible.sop_class_uid,
+            "state": visible.state.value,
+            "predecessor": visible.predecessor,
+        }
+        insert = build_insert(visible_objects, self._connection.dialect.name).values(**values)
+        self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of report, kind and finding
+        same = (one for one in self.visible_objects(visible.report) if (one.kind, one.finding) == (visible.kind, visible.finding))
+        return self.find_visible(visible.sop_instance_uid) or next(same)
 
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
         self._update_report(
@@ -74,13 +109,26 @@ class SqlReports:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED.value, status=sanitise_text(status))
 
     def _update_report(self, sop_instance_uid: str, **values: Any) -> None:
-        self._connection.execute(update(reports).where(reports.c.sop_instance_uid == sop_instance_uid).values(**values))
+        """Update the row of the report or, where no report has this UID, of the visible object."""
+        for table in (reports, visible_objects):
+            if self._connection.execute(
+                update(table).where(table.c.sop_instance_uid == sop_instance_uid).values(**values)
+            ).rowcount:
+                return
 
 
 def _select_reports() -> Select[Any]:
     return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
 
 
+def _select_visible() -> Select[Any]:
+    return select(visible_objects, reports.c.sop_instance_uid.label("report_uid")).join(
+        reports, visible_objects.c.report == reports.c.id
+    )
+
+
+_VISIBLE = _select_visible().where(visible_objects.c.sop_instance_uid == bindparam("uid"))
+_VISIBLE_OF = _select_visible().where(reports.c.sop_instance_uid == bindparam("uid")).order_by(visible_objects.c.id)
 _REPORT = _select_reports().where(reports.c.sop_instance_uid == bindparam("uid"))
 _LATEST = _select_reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
 _OTHER_REPORTS = reports.alias()
@@ -91,8 +139,26 @@ _LATEST_OF = _select_reports().where(
 """Built once: _LATEST is executed for each received instance, _LATEST_OF for each batch of scored studies."""
 
 
+def _build_file(row: RowMapping) -> StoredFile | None:
+    return StoredFile(row["file_key"], row["file_sha256"], row["file_size"]) if row["file_sha256"] else None
+
+
+def _build_visible(row: RowMapping) -> VisibleObject:
+    return VisibleObject(
+        sop_instance_uid=row["sop_instance_uid"],
+        series_instance_uid=row["series_instance_uid"],
+        report=row["report_uid"],
+        kind=VisibleKind(row["kind"]),
+        finding=row["finding"],
+        state=ReportState(row["state"]),
+        file=_build_file(row),
+        sop_class_uid=row["sop_class_uid"],
+        predecessor=row["predecessor"],
+        status=row["status"],
+    )
+
+
 def _build_report(row: RowMapping) -> Report:
-    file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"]) if row["file_sha256"] else None
     return Report(
         sop_instance_uid=row["sop_instance_uid"],
         series_instance_uid=row["series_instance_uid"],
@@ -100,8 +166,9 @@ def _build_report(row: RowMapping) -> Report:
         version=row["version"],
         revision=row["revision"],
         state=ReportState(row["state"]),
-        file=file,
+        file=_build_file(row),
         sop_class_uid=row["sop_class_uid"],
         predecessor=row["predecessor"],
         status=row["status"],
+        withdrawal=row["withdrawal"],
     )

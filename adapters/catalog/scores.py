@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, insert, select, text
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, literal_column, select, text
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.studies import IN_UIDS, find_study_ids
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
-from pipeline.domain import FINDINGS, Decision, Prediction, Scores
+from pipeline.domain import FINDINGS, Decision, NotAssessedReason, Prediction, Scale, Scores
 
 SCORE_DTYPE = np.dtype("<f4")
+IS_FIRST_FINDING: ColumnElement[bool] = predictions.c.finding == literal_column(f"'{FINDINGS[0]}'")
+"""Every scored study has a row of it. A literal, not a parameter: SQLite uses a partial index only for a literal condition."""
 
 # Built once: SQLAlchemy takes longer to build a statement and to look up its compiled form than SQLite takes to run it.
 _IMAGE_SCORES = (
@@ -32,17 +34,41 @@ _DELETE_PREDICTIONS = delete(predictions).where(
     predictions.c.study.in_(bindparam("rows", expanding=True)), predictions.c.version == bindparam("of")
 )
 _PREDICTIONS = (
-    select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability, predictions.c.decision)
+    select(
+        studies.c.study_instance_uid,
+        predictions.c.finding,
+        predictions.c.score,
+        predictions.c.decision,
+        predictions.c.scale,
+        predictions.c.likelihood,
+        predictions.c.percentile,
+        predictions.c.excess,
+        predictions.c.reference,
+        predictions.c.reason,
+    )
     .join(predictions, predictions.c.study == studies.c.id)
     .where(IN_UIDS, predictions.c.version == bindparam("of"))
 )
 _INSERT_IMAGE_SCORES, _INSERT_PREDICTIONS = insert(image_scores), insert(predictions)
 _INSERT_PREDICTION_ARRAYS = text("""
-INSERT INTO predictions (study, version, finding, probability, decision, revision)
+INSERT INTO predictions
+    (study, version, finding, score, decision, revision, scale, likelihood, percentile, excess, reference, reason)
 SELECT * FROM unnest(
-    CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:probability AS float[]),
-    CAST(:decision AS text[]), CAST(:revision AS integer[]))""")
-"""PostgreSQL: one statement of six array parameters for a batch takes a quarter of the work of a statement for each row."""
+    CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:score AS float[]),
+    CAST(:decision AS text[]), CAST(:revision AS integer[]), CAST(:scale AS text[]), CAST(:likelihood AS float[]),
+    CAST(:percentile AS float[]), CAST(:excess AS float[]), CAST(:reference AS integer[]), CAST(:reason AS text[]))""")
+"""PostgreSQL: one statement of array parameters for a batch takes a quarter of the work of a statement for each row."""
+_NO_REFERENCE = (
+    select(studies.c.study_instance_uid)
+    .join(predictions, predictions.c.study == studies.c.id)
+    .where(
+        predictions.c.version == bindparam("of"),
+        text("predictions.reason = 'no reference'"),  # a literal: the partial index is found by it
+        predictions.c.revision == studies.c.revision,
+    )
+    .group_by(predictions.c.study, studies.c.study_instance_uid)
+    .order_by(predictions.c.study.desc())
+)
 
 
 class SqlScoreRows:
@@ -81,9 +107,15 @@ class SqlScoreRows:
                 "study": study_ids[uid],
                 "version": version,
                 "finding": prediction.finding,
-                "probability": prediction.probability,
+                "score": prediction.score,
                 "decision": prediction.decision.value,
                 "revision": revisions[uid],
+                "scale": prediction.scale.value,
+                "likelihood": prediction.likelihood,
+                "percentile": prediction.percentile,
+                "excess": prediction.excess,
+                "reference": prediction.reference,
+                "reason": prediction.reason.value if prediction.reason else "",
             }
             for uid, of in predictions.items()
             for prediction in of
@@ -101,19 +133,60 @@ class SqlScoreRows:
     def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
         found: dict[str, list[Prediction]] = {}
         for some in chunks(study_instance_uids):
-            for study, finding, probability, decision in self._connection.execute(_PREDICTIONS, {"uids": some, "of": version}):
-                found.setdefault(study, []).append(Prediction(finding, probability, Decision(decision)))
+            for study, *columns in self._connection.execute(_PREDICTIONS, {"uids": some, "of": version}):
+                found.setdefault(study, []).append(_build_prediction(*columns))
         return {study: sorted(of, key=lambda one: FINDINGS.index(one.finding)) for study, of in found.items()}
 
-    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+    def without_reference(self, version: int, *, limit: int) -> list[str]:
+        return list(self._connection.scalars(_NO_REFERENCE.limit(limit), {"of": version}))
+
+    def count_scored(self, version: int, *, at_most: int) -> int:
+        rows = select(predictions.c.study).where(IS_FIRST_FINDING, predictions.c.version == version).limit(at_most).subquery()
+        return self._connection.scalar(select(func.count()).select_from(rows)) or 0
+
+    def newest_scored(self, version: int, *, limit: int) -> list[str]:
+        query = (
+            select(studies.c.study_instance_uid)
+            .join(predictions, predictions.c.study == studies.c.id)
+            .where(IS_FIRST_FINDING, predictions.c.version == version)
+            .order_by(predictions.c.study.desc())
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
+    def study_scores(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         found: dict[str, Scores] = {}
         column_of = {finding: column for column, finding in enumerate(FINDINGS)}
         for some in chunks(study_instance_uids):
             query = (
-                select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability)
+                select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.score)
                 .join(predictions, predictions.c.study == studies.c.id)
                 .where(studies.c.study_instance_uid.in_(some), predictions.c.version == version)
             )
-            for uid, finding, probability in self._connection.execute(query):
-                found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[column_of[finding]] = probability
+            for uid, finding, score in self._connection.execute(query):
+                found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[column_of[finding]] = score
         return found
+
+
+def _build_prediction(
+    finding: str,
+    score: float,
+    decision: str,
+    scale: str,
+    likelihood: float | None,
+    percentile: float | None,
+    excess: float | None,
+    reference: int | None,
+    reason: str,
+) -> Prediction:
+    return Prediction(
+        finding,
+        score,
+        Decision(decision),
+        Scale(scale),
+        likelihood=likelihood,
+        percentile=percentile,
+        excess=excess,
+        reference=reference,
+        reason=NotAssessedReason(reason) if reason else None,
+    )

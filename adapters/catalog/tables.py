@@ -29,7 +29,19 @@ from sqlalchemy import (
 )
 
 from adapters.catalog.sql_time import UtcDateTime, now
-from pipeline.domain import FINDINGS, Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import (
+    FINDINGS,
+    Decision,
+    JobKind,
+    JobState,
+    LabelState,
+    NotAssessedReason,
+    ReportState,
+    Scale,
+    StudyState,
+    VersionState,
+    VisibleKind,
+)
 from pipeline.thumbnails import THUMBNAIL_SIDE
 
 metadata = MetaData(
@@ -154,6 +166,7 @@ model_versions = Table(
     _build_created_at(),
     Column("served_at", UtcDateTime()),
     Column("retired_at", UtcDateTime()),
+    Column("scales", JSON, nullable=False, server_default="{}"),  # finding -> Scale; a missing finding: rank
     _check_one_of("state", VersionState),
     CheckConstraint("state <> 'rejected' OR reason <> ''", name="rejected_says_why"),
     Index("uq_model_versions_serving", "state", unique=True, **_restrict_index("state = 'serving'")),  # at most one version serves
@@ -191,22 +204,58 @@ image_references = Table(
     CheckConstraint("number = 1", name="number"),  # there is one for good: distances do not change
 )
 
+reference_distributions = Table(
+    "reference_distributions",  # append-only: a prediction names the distribution that its rank refers to
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("version", ForeignKey("model_versions.number"), nullable=False),
+    Column("studies", Integer, nullable=False),
+    Column("priors", JSON, nullable=False),
+    Column("call_rates", JSON, nullable=False),
+    Column("separation", Float, nullable=False),
+    Column("made_at", UtcDateTime(), nullable=False, server_default=now()),
+    CheckConstraint("studies > 0", name="studies"),
+)
+
+reference_scores = Table(
+    "reference_scores",
+    metadata,
+    Column("reference", ForeignKey("reference_distributions.number"), primary_key=True),
+    Column("view", String(8), primary_key=True),  # "": the studies of all views
+    Column("scores", LargeBinary, nullable=False),  # float32 little-endian [n, 14], each column ascending
+)
+
 predictions = Table(
     "predictions",
     metadata,
     Column("study", ForeignKey("studies.id"), primary_key=True),  # one prediction per study, version and finding
     Column("version", ForeignKey("model_versions.number"), primary_key=True),
     Column("finding", String(32), primary_key=True),
-    Column("probability", Float, nullable=False),
+    Column("score", Float, nullable=False),
     Column("decision", String(16), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("predicted_at", UtcDateTime(), nullable=False, server_default=now()),
-    CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),  # a probability is one; NaN is none
+    Column("scale", String(16), nullable=False),
+    Column("likelihood", Float),
+    Column("percentile", Float),
+    Column("excess", Float),
+    Column("reference", ForeignKey("reference_distributions.number")),
+    Column("reason", String(16), nullable=False, server_default=""),
+    CheckConstraint("score BETWEEN 0 AND 1", name="score"),  # NaN is none
+    CheckConstraint("likelihood BETWEEN 0 AND 1", name="likelihood"),
+    CheckConstraint("percentile BETWEEN 0 AND 1", name="percentile"),
+    CheckConstraint("(decision = 'not assessed') = (likelihood IS NULL)", name="assessed_has_a_likelihood"),
+    CheckConstraint("(decision = 'not assessed') = (reason <> '')", name="not_assessed_says_why"),
+    _check_one_of("scale", Scale),
+    _check_one_of("reason", ("", *NotAssessedReason)),
     _check_one_of("finding", FINDINGS),
     _check_one_of("decision", Decision),
     Index(
         "ix_predictions_present", "predicted_at", **_restrict_index("decision = 'present'")
     ),  # what was found of late: a small share
+    Index(
+        "ix_predictions_no_reference", "version", "study", "reason", **_restrict_index("reason = 'no reference'")
+    ),  # waiting for a rank
     Index(
         "ix_predictions_scored", "version", "study", "predicted_at", **_restrict_index(f"finding = '{FINDINGS[0]}'")
     ),  # one for all
@@ -296,12 +345,54 @@ reports = Table(
     _build_created_at(),
     Column("built_at", UtcDateTime()),
     Column("sent_at", UtcDateTime()),
+    Column("withdrawal", Text, nullable=False, server_default=""),  # why the report is withdrawn: it says so and nothing else
     UniqueConstraint("study", "version", "revision"),  # a revision is reported once
     _check_one_of("state", ReportState),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
     Index("ix_reports_created_at", "created_at"),
     Index("ix_reports_unsent", "created_at", **_restrict_index("state <> 'sent'")),
+)
+
+visible_objects = Table(
+    "visible_objects",
+    metadata,
+    _build_primary_key(),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("report", ForeignKey("reports.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("finding", String(32), nullable=False, server_default=""),
+    Column("sop_class_uid", UID, nullable=False, server_default=""),
+    Column("state", String(16), nullable=False),
+    Column("predecessor", UID),
+    Column("file_key", String(128)),
+    Column("file_sha256", SHA256),
+    Column("file_size", BigInteger),
+    Column("status", Text, nullable=False, server_default=""),
+    _build_created_at(),
+    Column("built_at", UtcDateTime()),
+    Column("sent_at", UtcDateTime()),
+    UniqueConstraint("report", "kind", "finding"),  # a report has one text, one card, one heat map of a finding
+    _check_one_of("kind", VisibleKind),
+    _check_one_of("finding", ("", *FINDINGS)),
+    _check_one_of("state", ReportState),
+    CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
+    CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
+)
+
+report_stops = Table(
+    "report_stops",  # the history of `radclipd reports stop` and `resume`
+    metadata,
+    _build_primary_key(),
+    Column("finding", String(32), nullable=False),  # "": all of them
+    Column("reason", Text, nullable=False),
+    Column("source", String(128), nullable=False, server_default=""),
+    Column("stopped_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("resumed_at", UtcDateTime()),
+    _check_one_of("finding", ("", *FINDINGS)),
+    CheckConstraint("reason <> ''", name="says_why"),
+    Index("uq_report_stops_finding", "finding", unique=True, **_restrict_index("resumed_at IS NULL")),  # stopped once at a time
 )
 
 jobs = Table(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from adapters.catalog.parameters import sanitise_text
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import model_versions
-from pipeline.domain import ModelVersion, VersionState
+from pipeline.domain import ModelVersion, Scale, VersionState
 
 VERSION_FIELDS = [field.name for field in fields(ModelVersion)]
 
@@ -38,7 +38,13 @@ class SqlVersions:
 
     def add(self, version: ModelVersion) -> None:
         served = {"served_at": now()} if version.state is VersionState.SERVING else {}
-        self._connection.execute(insert(model_versions).values(**asdict(version) | {"state": version.state.value} | served))
+        self._connection.execute(
+            insert(model_versions).values(
+                **asdict(version)
+                | {"state": version.state.value, "calibrated": version.calibrated, "scales": _write_scales(version)}
+                | served
+            )
+        )
 
     def previously_serving(self) -> ModelVersion | None:
         query = (
@@ -69,4 +75,9 @@ class SqlVersions:
 
 
 def _build_version(row: RowMapping) -> ModelVersion:
-    return ModelVersion(**{name: row[name] for name in VERSION_FIELDS} | {"state": VersionState(row["state"])})
+    scales = {finding: Scale(scale) for finding, scale in row["scales"].items()}
+    return ModelVersion(**{name: row[name] for name in VERSION_FIELDS} | {"state": VersionState(row["state"]), "scales": scales})
+
+
+def _write_scales(version: ModelVersion) -> dict[str, str]:
+    return {finding: scale.value for finding, scale in version.scales.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.domain import FINDINGS
+from pipeline.domain import FINDINGS, Decision, Scale
+from pipeline.statements import BAND_BOUNDS
 
 
 def finding_column(finding: str) -> str:
@@ -12,14 +13,27 @@ def finding_column(finding: str) -> str:
 
 _FINDING_VALUES = ", ".join(f"('{finding}')" for finding in FINDINGS)
 _FINDING_COLUMNS = ",\n    ".join(
-    ["p.probability AS " + finding_column(FINDINGS[0])]
+    ["p.excess AS " + finding_column(FINDINGS[0])]
     + [
-        "(SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version"
+        "(SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version"
         f" AND q.finding = '{finding}') AS {finding_column(finding)}"
         for finding in FINDINGS[1:]
     ]
 )
 """Scalar subqueries by key: computed only for selected columns, so that studies which are not shown are not read."""
+
+_BAND = (
+    "CASE "
+    + " ".join(f"WHEN p.likelihood < {bound} THEN '{band}'" for band, bound in list(BAND_BOUNDS.items())[:-1])
+    + f" WHEN p.likelihood IS NOT NULL THEN '{list(BAND_BOUNDS)[-1]}' END AS band"
+)
+_TOLD = f"""CASE WHEN p.scale = '{Scale.PROBABILITY}' THEN p.likelihood END AS probability, {_BAND}, p.percentile,
+    CASE WHEN p.scale = '{Scale.RANK}' THEN CAST(d.priors ->> p.finding AS FLOAT)
+        ELSE CAST(m.card -> 'learning' -> 'measures' -> p.finding ->> 'prevalence' AS FLOAT) END AS prevalence,
+    CASE WHEN p.decision = '{Decision.NOT_ASSESSED}' THEN NULL
+        WHEN p.scale = '{Scale.RANK}' THEN 1 - CAST(d.call_rates ->> p.finding AS FLOAT)
+        ELSE CAST(m.thresholds ->> p.finding AS FLOAT) END AS operating_point"""
+"""The same numbers as `pipeline.statements.FindingStatement` has: a test compares the two."""
 
 _IS_CURRENT_ATTEMPT = "state = 'running' AND payload ->> 'lease' = lease_token"
 """The progress that a job notes is valid only for the attempt that noted it."""
@@ -38,10 +52,11 @@ SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_cl
     CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study
     LEFT JOIN image_thumbnails n ON n.instance = i.id""",
-    "v_predictions": """
-SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
-    m.name AS version_name, m.notice, p.revision, p.predicted_at
-FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
+    "v_predictions": f"""
+SELECT s.study_instance_uid, s.accession_number, p.finding, p.decision, p.scale, {_TOLD}, p.excess, p.reason, p.reference, p.score,
+    p.version, m.name AS version_name, m.notice, p.revision, p.predicted_at
+FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version
+    LEFT JOIN reference_distributions d ON d.number = p.reference""",
     # CROSS JOIN: SQLite keeps this order of tables, study by study, and never starts from a retired version.
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
@@ -50,21 +65,27 @@ FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
 WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
-    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study""",
+    "v_visible_objects": """
+SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind, v.finding,
+    r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
+    v.status, v.created_at, v.built_at, v.sent_at
+FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study""",
     "v_lineage": f"""
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
     i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.notice, m.weights_sha256,
     m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
-    m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
-    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.undetermined_margin
+    m.label_fingerprint, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.decision, p.scale, {_TOLD}, p.excess,
+    p.reason, p.reference, p.score, m.undetermined_margin
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
     CROSS JOIN (VALUES {_FINDING_VALUES}) AS f
     LEFT JOIN predictions p
-        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1""",
+        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1
+    LEFT JOIN reference_distributions d ON d.number = p.reference""",
     "v_labels": """
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.selection_reason,
     l.selection_probability, l.created_at,
@@ -84,9 +105,16 @@ SELECT s.study_instance_uid, s.accession_number, q.finding, q.reason, q.version,
         AS labelled_at
 FROM second_readings q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """
-SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
-    undetermined_margin, reason, card, created_at, served_at, retired_at
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, scales, thresholds,
+    undetermined_margin, reason, card, created_at, served_at, retired_at,
+    (SELECT MAX(d.number) FROM reference_distributions d WHERE d.version = number) AS reference
 FROM model_versions""",
+    "v_references": """
+SELECT number, version, studies, priors, call_rates, separation, made_at
+FROM reference_distributions""",
+    "v_report_stops": """
+SELECT finding, reason, source, stopped_at, resumed_at
+FROM report_stops""",
     # All studies less the few that are not reported: an index counts both, and no reported study is looked up.
     "v_rescoring": f"""
 SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,

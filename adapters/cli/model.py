@@ -124,13 +124,6 @@ def _add_version(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve
         catalog = parts.catalog  # first: minutes of work must not be lost to an unreachable catalog
         base = keep(parts.models)
         with Console(stderr=True).status("encoding prompts"):
-            version = register_version(
-                catalog,
-                parts.models,
-                base,
-                threshold=parts.config.score.threshold,
-                undetermined_margin=parts.config.score.undetermined_margin,
-                serve=serve,
-            )
+            version = register_version(catalog, parts.models, base, serve=serve)
     notice = f"  {version.notice}" if version.notice else ""
     typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{notice}")

@@ -1,4 +1,4 @@
-"""`radclipd reports list | show | resend`."""
+"""`radclipd reports list | show | resend | stop | resume | stops | recall`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import typer
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
-from adapters.cli.settings import parts_of
+from adapters.cli.settings import name_user, parts_of
 from pipeline.errors import PermanentError
 
-reports = typer.Typer(help="Structured reports: list, show, resend.", no_args_is_help=True)
+FindingOption = Annotated[str, typer.Option("--finding", help="One finding, such as Mass; without it: all.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in words; it stands in the audit, and in withdrawals.")]
+
+reports = typer.Typer(help="Structured reports: list, show, resend; stop, resume, recall.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -65,3 +68,68 @@ def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help
     typer.echo(f"{len(queued)} reports will be sent again")
     if len(queued) < len(studies):
         raise PermanentError(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")
+
+
+@reports.command()
+def stop(ctx: typer.Context, reason: ReasonOption, finding: FindingOption = "") -> None:
+    """Stop reporting at once, of all findings or of one.
+
+    A stopped finding is told as not assessed, also in reports that wait to be sent. While all are stopped, studies are scored and
+    nothing is built or sent.
+    """
+    from pipeline import stops
+
+    with parts_of(ctx) as parts:
+        stops.stop(_parse_finding(finding), reason=reason, source=name_user(), catalog=parts.catalog)
+    typer.echo(f"reporting of {finding or 'all findings'} is stopped")
+
+
+@reports.command()
+def resume(ctx: typer.Context, finding: FindingOption = "") -> None:
+    """End a stop. Reports that have waited follow within half a minute."""
+    from pipeline import stops
+
+    with parts_of(ctx) as parts:
+        stops.resume(_parse_finding(finding), source=name_user(), catalog=parts.catalog)
+    typer.echo(f"reporting of {finding or 'all findings'} goes on")
+
+
+@reports.command("stops")
+def list_stops(
+    ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, raw: RawFlag = False, json: JsonFlag = False
+) -> None:
+    """List the stops of reporting, past and present.
+
+    An empty finding: all of them.
+    """
+    sql = "SELECT finding, reason, source, stopped_at, resumed_at FROM v_report_stops ORDER BY stopped_at DESC"
+    query.query(ctx, sql, table=table, csv=csv, json=json)
+
+
+@reports.command()
+def recall(
+    ctx: typer.Context,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")],
+    reason: ReasonOption,
+) -> None:
+    """Withdraw every delivered report of a version.
+
+    The archive gets, for each study, a revision that says so and why.
+    """
+    from pipeline import stops
+
+    with parts_of(ctx) as parts:
+        recalled = stops.recall(version, reason=reason, source=name_user(), catalog=parts.catalog)
+    typer.echo(f"{recalled} reports of version {version} are withdrawn")
+
+
+def _parse_finding(name: str) -> str:
+    if not name:
+        return ""
+    from pipeline.domain import FINDINGS
+    from pipeline.finding_names import match_finding
+
+    finding = match_finding(name)
+    if finding not in FINDINGS:
+        raise PermanentError(f"{name!r} is no finding", hint=f"one of {', '.join(FINDINGS)}")
+    return finding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,3 +68,11 @@ def parts_of(ctx: typer.Context, *, role: str = "") -> Iterator[Parts]:
 
     with Parts(config) as parts:
         yield parts
+
+
+def name_user() -> str:
+    """Name the user of this terminal for the audit."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli"

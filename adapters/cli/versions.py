@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json as json_format
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import typer
 
 from adapters.cli import activity, output
 from adapters.cli.learn import MEASURE_COLUMNS, describe_next_step, measures_of
-from adapters.cli.settings import config_of, parts_of
+from adapters.cli.settings import config_of, name_user, parts_of
 from pipeline.errors import PermanentError, RadclipdError
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ SELECT number, state, name, base, weights_sha256, notice, calibrated, created_at
     card -> 'architecture' AS architecture
 FROM v_model_versions ORDER BY number"""
 VERSION_SQL = """
-SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
-    undetermined_margin, reason, created_at, served_at, retired_at, card
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, scales, thresholds,
+    undetermined_margin, reference, reason, created_at, served_at, retired_at, card
 FROM v_model_versions WHERE number = {number}"""
 
 LIST_COLUMNS = (
@@ -111,7 +110,7 @@ def show(
     if not rows:
         raise PermanentError(f"there is no version {number}", hint="radclipd versions list")
     version = dict(zip(columns, rows[0], strict=True))
-    version |= {name: json_format.loads(version[name] or "{}") for name in ("thresholds", "card")}
+    version |= {name: json_format.loads(version[name] or "{}") for name in ("scales", "thresholds", "card")}
     version["calibrated"] = bool(version["calibrated"])
     if form is output.Format.JSON:
         json_format.dump(version, sys.stdout, indent=2)
@@ -132,7 +131,7 @@ def promote(ctx: typer.Context, number: NumberArgument) -> None:
 
     with parts_of(ctx) as parts:
         verify = _make_verifier(parts.config)
-        typer.echo(_format_version(steps.promote(number, catalog=parts.catalog, verify=verify, source=_name_user())))
+        typer.echo(_format_version(steps.promote(number, catalog=parts.catalog, verify=verify, source=name_user())))
 
 
 @versions.command()
@@ -147,7 +146,7 @@ def reject(
     if not reason.strip():
         raise typer.BadParameter("give a reason", param_hint="--reason")
     with parts_of(ctx) as parts:
-        typer.echo(_format_version(steps.reject(number, reason=reason.strip(), catalog=parts.catalog, source=_name_user())))
+        typer.echo(_format_version(steps.reject(number, reason=reason.strip(), catalog=parts.catalog, source=name_user())))
 
 
 @versions.command()
@@ -162,7 +161,7 @@ def rollback(
             reason=reason.strip() or "rolled back",
             catalog=parts.catalog,
             verify=_make_verifier(parts.config),
-            source=_name_user(),
+            source=name_user(),
         )
     typer.echo(f"version {before.number} serves again: {before.name}")
 
@@ -245,13 +244,23 @@ def _list_facts(version: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": f"{network['architecture']}, {network['activation']}",
         "weights": f"SHA-256 {version['weights_sha256']}",
         "Device UID": version["device_uid"],
-        "calibrated": "yes" if version["calibrated"] else "no: scores are certainties, not probabilities",
+        **_list_scales(version["scales"]),
+        "reference distribution": version["reference"],
         "calibration": card.get("calibration"),
         "threshold": f"{thresholds.pop()} for every finding" if len(thresholds) == 1 else each,
-        "undetermined": f"within {version['undetermined_margin']:g} of the threshold",
+        "undetermined": f"{version['undetermined_margin']:g} log-odds below a threshold",
         "source": _join_words(card.get("source", {})),
         "libraries": _join_words(card.get("libraries", {})),
     }
+
+
+def _list_scales(scales: Mapping[str, str]) -> dict[str, str]:
+    """Return, for each scale, the findings that are told on it."""
+    from pipeline.domain import FINDINGS, Scale
+
+    told = {finding: scales.get(finding, Scale.RANK) for finding in FINDINGS}
+    words = {Scale.PROBABILITY: "probabilities", Scale.BAND: "likelihood bands", Scale.RANK: "ranks (not learnt)"}
+    return {words[scale]: ", ".join(finding for finding, its in told.items() if its == scale) for scale in Scale}
 
 
 def _list_learning_facts(learning: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,11 +310,3 @@ def _make_verifier(config: Config) -> VerifyWeights:
         )
 
     return verify_weights
-
-
-def _name_user() -> str:
-    """Name the user of this terminal for the audit."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli"

@@ -28,7 +28,9 @@ from adapters.config.types import (
     Seconds,
     Section,
     StringTuple,
+    VisibleTuple,
 )
+from pipeline.domain import VisibleKind
 from pipeline.errors import ConfigurationError
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
@@ -170,11 +172,37 @@ class ScoreConfig(Section):
     rescore: bool = Field(
         default=True, description="Score the archive again when another version is promoted, with lower priority than arrivals."
     )
-    threshold: Fraction = Field(
-        default=0.5, description="A finding is present at or above it; for versions without thresholds of their own."
+
+
+class DecisionConfig(Section):
+    """[decision]: what is told of a finding, and from when on. Priors of ranks: learn.prior_prevalence."""
+
+    min_reference_studies: PositiveInteger = Field(
+        default=200,
+        description="Scored studies before a finding that was not learnt is assessed, and of a view that has its own ranks.",
+    )
+    max_reference_studies: PositiveInteger = Field(
+        default=2000, description="Maximum number of studies, the newest, in a reference distribution."
+    )
+    call_rate: Annotated[dict[str, Fraction], AfterValidator(types.check_findings)] = Field(
+        default={},
+        description="Share of studies in which a finding not yet learnt may be called, { Hernia = 0.001 }; default: its prior.",
+    )
+    assumed_auc: float = Field(
+        default=0.7,
+        gt=0.5,
+        lt=1,
+        description="AUC that the likelihood of a rank rests on, for findings that were not learnt.",
     )
     undetermined_margin: float = Field(
-        default=0.05, ge=0, le=0.5, description="A finding is undetermined within this distance of the threshold."
+        default=0.4,
+        ge=0,
+        allow_inf_nan=False,
+        description="Log-odds below its operating point in which a learnt finding is undetermined.",
+    )
+    min_age_years: int = Field(default=16, ge=0, description="Younger patients are not assessed; 0: every age.")
+    unknown_age: Literal["assess", "withhold"] = Field(
+        default="assess", description='Studies whose header states no age: "assess" or "withhold" (not assessed).'
     )
 
 
@@ -204,6 +232,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(types.check_uid_root)] = Field(
         default="", description="Root of the generated UIDs; empty: 2.25 (UUID-derived)."
     )
+    language: Annotated[str, AfterValidator(types.check_language)] = Field(
+        default="en", description='Language of the words in reports: "en" or "de".'
+    )
     include_absent: bool = Field(
         default=True, description="Report absent findings too; false: only in a study where every finding is absent."
     )
@@ -214,7 +245,16 @@ class ReportConfig(Section):
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
     )
     institution_name: str = Field(default="", max_length=64, description="Institution Name in the SR; empty: omitted.")
-    series_number: int = Field(default=9001, ge=1, le=2**31 - 1, description="Series Number of the reports.")
+    series_number: int = Field(
+        default=9001, ge=1, le=2**31 - 8, description="Series Number of the reports; their visible objects have the next ones."
+    )
+    visible: VisibleTuple = Field(
+        default=(VisibleKind.TEXT,),
+        description='Objects that viewers show, sent beside the SR: "text" (Basic Text SR), "card" (Secondary Capture).',
+    )
+    card_modality: str = Field(
+        default="OT", pattern=r"^[A-Z0-9_ ]{1,16}$", description="Modality of the card; with CR or DX archives route it as a film."
+    )
 
 
 class LabelsConfig(Section):
@@ -438,6 +478,7 @@ class Config(BaseSettings):
     study: StudyConfig = Field(default_factory=StudyConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
+    decision: DecisionConfig = Field(default_factory=DecisionConfig)
     activation_cache: ActivationCacheConfig = Field(default_factory=ActivationCacheConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)

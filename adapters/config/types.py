@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from pipeline.domain import FINDINGS
+from pipeline.domain import FINDINGS, VisibleKind
 from pipeline.finding_names import parse_findings
+from pipeline.messages import load_messages
 
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
 UNLIMITED_PDU = 0
@@ -142,9 +143,16 @@ def check_findings(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def check_language(value: str) -> str:
+    """Check that reports can be written in this language."""
+    load_messages(value)
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
+VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Host = Annotated[str, AfterValidator(check_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -15,6 +15,7 @@ from adapters.demo.embedded_archive import RADIOGRAPH_MODALITIES, EmbeddedArchiv
 from adapters.demo.installation import AE_TITLE
 from adapters.demo.loopback import LOOPBACK
 from adapters.demo.orthanc import OrthancServer
+from adapters.dicom.sr.document import SR_CLASS_UIDS
 from pipeline.errors import ArchiveUnreachable, FatalError
 from pipeline.rules import OWN_MODEL_NAME
 
@@ -123,12 +124,13 @@ class EmbeddedHospitalArchive:
 
 
 def _is_own_report(content: bytes) -> bool:
+    """Tell whether a file is an SR of radclipd: not a visible object, nor a document of another maker."""
     head = _read_header(content)
-    return (head.get("Modality"), head.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
+    return head.get("SOPClassUID") in SR_CLASS_UIDS.values() and head.get("ManufacturerModelName") == OWN_MODEL_NAME
 
 
 def _read_header(content: bytes) -> Dataset:
-    return dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
+    return dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality", "ManufacturerModelName"])
 
 
 def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[HospitalArchive, str]:

@@ -7,9 +7,9 @@ last over the first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from rich.table import Table
 from adapters.experiment import plot_style
 from adapters.simulator.truth import GroundTruth
 from models.evaluation.cases import ABSENT, PRESENT
+from models.evaluation.decisions import DecisionMeasures, measure_decisions
 from models.evaluation.statistics import PatientBootstrap, auc, macro_average, percentile_interval
 from pipeline.domain import FINDINGS
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 StudyScores = Mapping[str, Floats]
-"""Study Instance UID -> float64 [14], the probabilities of FINDINGS in their order; NaN where missing."""
+"""Study Instance UID -> float64 [14], the scores of FINDINGS in their order; NaN where missing."""
 
 UNDEFINED = "-"
 """Text of an undefined measure: a finding of no study, or of every study."""
@@ -106,12 +107,74 @@ class DemoEvaluation:
 
 
 def group_scores(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
-    """Return scores by study from rows of v_predictions: study_instance_uid, finding, probability."""
+    """Return scores by study from rows of v_predictions: study_instance_uid, finding, score."""
     column = {finding: number for number, finding in enumerate(FINDINGS)}
     scores: dict[str, Floats] = {}
-    for study, finding, probability in rows:
-        scores.setdefault(study, np.full(len(FINDINGS), np.nan))[column[finding]] = probability
+    for study, finding, score in rows:
+        scores.setdefault(study, np.full(len(FINDINGS), np.nan))[column[finding]] = score
     return scores
+
+
+@dataclass(slots=True)
+class DecidedStudy:
+    """Decisions on one study, of FINDINGS in their order."""
+
+    calls: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(len(FINDINGS), dtype=bool))
+    rank: Floats = field(default_factory=lambda: np.full(len(FINDINGS), -np.inf))  # log-odds above the own operating point
+    probability: Floats = field(default_factory=lambda: np.full(len(FINDINGS), np.nan))  # NaN: not told as one
+    prevalence: Floats = field(default_factory=lambda: np.full(len(FINDINGS), np.nan))  # estimated, or stated prior
+
+
+StudyDecisions = Mapping[str, DecidedStudy]
+"""Study Instance UID -> decisions."""
+
+
+def group_decisions(rows: Iterable[tuple[Any, ...]]) -> dict[str, DecidedStudy]:
+    """Return decisions by study from rows of v_predictions: study, finding, called, excess, probability, prevalence."""
+    column = {finding: number for number, finding in enumerate(FINDINGS)}
+    decided: dict[str, DecidedStudy] = {}
+    for study, finding, called, *numbers in rows:
+        one, place = decided.setdefault(study, DecidedStudy()), column[finding]
+        one.calls[place] = bool(called)
+        for values, number in zip((one.rank, one.probability, one.prevalence), numbers, strict=True):
+            if number is not None:
+                values[place] = number
+    return decided
+
+
+SHOWN_MEASURES = {
+    "calls_per_study": "findings called per study",
+    "true_per_study": "findings present per study",
+    "ppv": "share of calls that are right (PPV)",
+    "sensitivity": "sensitivity, mean",
+    "specificity": "specificity, mean",
+    "normal_without_call": "normal studies without a call",
+    "top1": "first finding is present",
+    "top3": "one of the first three is",
+}
+"""Figures of decisions -> their names in the table."""
+
+
+def build_decision_table(truth: Mapping[str, GroundTruth], decisions: Mapping[str, StudyDecisions]) -> Table:
+    """Return the figures of decisions as a table, one column per model, on the studies that every model has decided on."""
+    studies = sorted(study for study in truth if all(study in of for of in decisions.values()))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="decisions against the hidden truth", title_justify="left")
+    table.add_column("figure")
+    columns = [asdict(_measure_decisions(truth, studies, of)) for of in decisions.values()] if studies else []
+    for name in decisions:
+        table.add_column(name, justify="right")
+    for key, words in SHOWN_MEASURES.items():
+        table.add_row(words, *(UNDEFINED if np.isnan(column[key]) else f"{column[key]:.3f}" for column in columns))
+    return table
+
+
+def _measure_decisions(truth: Mapping[str, GroundTruth], studies: list[str], decisions: StudyDecisions) -> DecisionMeasures:
+    labels = np.array([[finding in truth[study].findings for finding in FINDINGS] for study in studies], dtype=np.int8)
+    calls, rank, probability, prevalence = (
+        np.stack([getattr(decisions[study], name) for study in studies]) for name in ("calls", "rank", "probability", "prevalence")
+    )
+    reference = np.where(np.isnan(prevalence), 1.0, prevalence).max(axis=0)
+    return measure_decisions(calls, rank, probability, labels, np.ones(len(studies)), reference)
 
 
 def evaluate_scores(

@@ -50,6 +50,9 @@ directory = "{folder}/models"
 directory = "{folder}/activations"
 max_size = "1GiB"
 
+[decision]
+min_reference_studies = {min_reference_studies}
+
 [learn]
 cron = ""  # the demonstration says when
 promote = "auto"  # it is nobody's patient
@@ -65,7 +68,9 @@ format = "json"
 class DemoInstallation:
     """One installation: `folder` holds configuration, catalog, images, model versions and log."""
 
-    def __init__(self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int) -> None:
+    def __init__(
+        self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int, min_reference_studies: int = 200
+    ) -> None:
         self.folder, self.port = folder, port
         self.configuration, self.log = folder / "radclipd.toml", folder / "radclipd.log"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by verb
@@ -79,6 +84,7 @@ class DemoInstallation:
                 archive_ae_title=archive_ae_title,
                 archive_port=archive_port,
                 folder=folder,
+                min_reference_studies=min_reference_studies,
             )
         )
 

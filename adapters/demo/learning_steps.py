@@ -15,7 +15,7 @@ from pydicom import dcmread
 from adapters.demo.dictated_sr import build_dictated_sr
 from adapters.demo.simulated_reader import FALSE_POSITIVE_RATE, MISS_RATE, SimulatedReader, count_wrong_statements
 from adapters.demo.state import DemoFailed, DemoState
-from adapters.demo.steps import POLL_SECONDS, STALL_TIMEOUT_SECONDS, raise_if_quarantined, record_scores
+from adapters.demo.steps import POLL_SECONDS, STALL_TIMEOUT_SECONDS, raise_if_quarantined, record_scores, show_statement
 from adapters.label_csv.columns import SELECTION_REASON, STUDY
 from pipeline.domain import FINDINGS, VersionState
 from pipeline.header_words import View, view_of_words
@@ -176,6 +176,7 @@ def fetch_successors(demo: DemoState) -> None:
         uid = dict(expected)[first.study_instance_uid]
         demo.print_line(f"study {first.number}: {uid}")
         demo.print_line(f"follows  {_read_sop_instance_uid(demo.reports[first.study_instance_uid])}")
+    show_statement(demo)
 
 
 def _require_successor(demo: DemoState, study: str, uid: str) -> None:

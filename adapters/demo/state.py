@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from adapters.catalog import query
 from adapters.demo.archives import HospitalArchive
-from adapters.demo.evaluation import DemoEvaluation, StudyScores
+from adapters.demo.evaluation import DemoEvaluation, StudyDecisions, StudyScores
 from adapters.demo.installation import DemoInstallation
 from adapters.simulator.truth import GroundTruth
 
@@ -64,6 +64,8 @@ class DemoState:
     sent_studies: list[SentStudy] = field(default_factory=list)
     study_states: dict[str, tuple[str, str]] = field(default_factory=dict)  # study -> state, reason
     reports: dict[str, bytes] = field(default_factory=dict)  # study -> the SR that the archive holds
+    shown_study: str = ""  # whose report is printed
+    decisions: dict[str, StudyDecisions] = field(default_factory=dict)  # as scores
     scores: dict[str, StudyScores] = field(default_factory=dict)  # "zero-shot" -> scores of that version, for the evaluation
     reader_findings: dict[str, frozenset[str]] = field(default_factory=dict)  # study -> findings the reader reported present
     promoted_version: int | None = None  # version from the labels, once it serves

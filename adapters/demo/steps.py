@@ -7,7 +7,9 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Generator
+from io import BytesIO
 
+from pydicom import dcmread
 from rich import box
 from rich.table import Table
 
@@ -34,6 +36,8 @@ PHANTOM_EDGE_PIXELS = 512
 """Edge of a phantom film, pixels."""
 RENDERING_PROCESSES = 2
 """Processes that render films."""
+HOSPITAL_REFERENCE_STUDIES = 200
+"""Studies that a hospital needs before findings are told as ranks; a small demonstration needs half of its own."""
 SHOWN_STUDIES = 7
 """Studies in the table of findings: limited by the width of a terminal."""
 ZERO_SHOT = "zero-shot"
@@ -56,6 +60,7 @@ def install_radclipd(demo: DemoState) -> None:
         port=demo.radclipd_port,
         archive_ae_title=demo.hospital_archive.ae_title,
         archive_port=demo.hospital_archive.port,
+        min_reference_studies=max(1, min(HOSPITAL_REFERENCE_STUDIES, demo.options.studies // 2)),
     )
     demo.print_line(f"configuration: {demo.radclipd.configuration}")
     demo.print_line(f"radclipd db upgrade: {demo.radclipd.run_verb('db', 'upgrade') or 'done'}")
@@ -162,6 +167,28 @@ def wait_for_reports(demo: DemoState) -> None:
         ends = Counter(state + (f" ({reason})" if reason else "") for state, reason in demo.study_states.values())
         demo.print_line("; ".join(f"{count} {end}" for end, count in ends.most_common()))
 
+    wait_for_reference(demo)
+
+
+def wait_for_reference(demo: DemoState) -> None:
+    """Wait until the archive's own films are the reference of its ranks, and every study reported before has its revision."""
+    waiting = """SELECT (SELECT COUNT(*) FROM v_jobs WHERE state IN ('waiting', 'running')),
+        (SELECT COUNT(*) FROM v_predictions WHERE reason = 'no reference')"""
+    last_change, previous = time.monotonic(), None
+    with demo.console.status("the films of the archive become the reference of its ranks"):
+        while (now := demo.query_rows(waiting)[0]) != (0, 0):
+            demo.installation.require_alive()
+            raise_if_quarantined(demo)
+            if now != previous:
+                last_change, previous = time.monotonic(), now
+            elif time.monotonic() > last_change + STALL_TIMEOUT_SECONDS:
+                raise DemoFailed("the studies scored before the reference distribution have no new revision")
+            time.sleep(POLL_SECONDS)
+    for number, studies in demo.query_rows("SELECT number, studies FROM v_references ORDER BY number"):
+        demo.print_line(
+            f"reference distribution {number}: {studies} studies of this archive; what was reported before is told anew"
+        )
+
 
 def _finished_studies(demo: DemoState) -> list[str]:
     return [study for study, (state, _) in demo.study_states.items() if state in FINAL_STATES]
@@ -200,8 +227,8 @@ def fetch_reports(demo: DemoState) -> None:
     scored = [study for study, (state, _) in demo.study_states.items() if state != StudyState.IGNORED.value]
     with demo.progress_bar(len(scored)) as show:
         for number, study in enumerate(scored, 1):
-            if found := demo.hospital_archive.fetch_reports(study):
-                demo.reports[study] = found[-1]
+            if newest := _choose_newest(demo.hospital_archive.fetch_reports(study)):
+                demo.reports[study] = newest
             show(number, "asked for")
     missing = [study for study in scored if study not in demo.reports]
     demo.print_line(f"the archive holds the SR of {len(demo.reports)} of {len(scored)} scored studies")
@@ -209,11 +236,31 @@ def fetch_reports(demo: DemoState) -> None:
         raise DemoFailed(f"the archive has no SR of {len(missing)} studies" if missing else "no study was scored")
 
 
+def _choose_newest(reports: list[bytes]) -> bytes | None:
+    """Return the report of the highest revision, which is its Instance Number; None where there is none."""
+    return max(reports, key=_read_revision, default=None)
+
+
+def _read_revision(report: bytes) -> int:
+    return int(dcmread(BytesIO(report), specific_tags=["InstanceNumber"]).InstanceNumber)
+
+
 def show_report(demo: DemoState) -> None:
-    """Print the SR of the first study as returned by the archive."""
+    """Print the SR of the first study as returned by the archive, and what it tells in words."""
     study = next(sent.study_instance_uid for sent in demo.sent_studies if sent.study_instance_uid in demo.reports)
     for line in text.lines_of_file(demo.reports[study]):
         demo.print_line(line)
+    demo.shown_study = study
+    show_statement(demo)
+
+
+def show_statement(demo: DemoState) -> None:
+    """Print in words what is told of the shown study now."""
+    if not demo.shown_study:
+        return
+    demo.print_line("radclipd show STUDY:")
+    for line in demo.installation.run_verb("show", demo.shown_study).splitlines():
+        demo.print_line(f"  {line}")
 
 
 def show_findings(demo: DemoState) -> None:
@@ -223,23 +270,29 @@ def show_findings(demo: DemoState) -> None:
     numbered = [(sent.number, sent.study_instance_uid) for sent in demo.sent_studies if sent.study_instance_uid in found]
     shown = numbered[:SHOWN_STUDIES]
     notice = found[shown[0][1]][0]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"v_findings_wide{f' ({notice})' if notice else ''}")
+    title = f"v_findings_wide{f' ({notice})' if notice else ''}: log-odds above the own operating point"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     table.add_column("finding")
     for number, _ in shown:
         table.add_column(f"study {number}", justify="right")
     for index, finding in enumerate(FINDINGS, 1):
-        table.add_row(finding_column(finding), *(f"{found[study][index]:.3f}" for _, study in shown))
+        table.add_row(finding_column(finding), *(_format_excess(found[study][index]) for _, study in shown))
     demo.console.print(table)
     if len(shown) < len(numbered):
         demo.print_line(f"... and {len(numbered) - len(shown)} studies more")
     record_scores(demo, ZERO_SHOT)
 
 
+def _format_excess(excess: float | None) -> str:
+    return evaluation.UNDEFINED if excess is None else f"{excess:+.2f}"
+
+
 def record_scores(demo: DemoState, name: str) -> None:
-    """Record the scores of the serving version as a column of the evaluation."""
-    demo.scores[name] = evaluation.group_scores(
-        demo.query_rows("SELECT study_instance_uid, finding, probability FROM v_predictions")
-    )
+    """Record the scores and the decisions of the serving version as a column of the evaluation."""
+    columns = "study_instance_uid, finding, score, decision = 'present', excess, probability, prevalence"
+    rows = demo.query_rows(f"SELECT {columns} FROM v_predictions")
+    demo.scores[name] = evaluation.group_scores((study, finding, score) for study, finding, score, *_ in rows)
+    demo.decisions[name] = evaluation.group_decisions((study, finding, *told) for study, finding, _, *told in rows)
 
 
 def show_evaluation(demo: DemoState) -> None:
@@ -253,6 +306,8 @@ def show_evaluation(demo: DemoState) -> None:
         demo.print_line(f"No table and no plot: nothing says what these films really show ({_explain_missing_truth(demo)}).")
         return
     demo.console.print(evaluation.build_table(demo.evaluation))
+    demo.console.print(evaluation.build_decision_table(demo.unlabelled_truths, demo.decisions))
+    demo.print_line("an archive enriched in findings: no figures of a hospital")
     demo.print_line(f"of {demo.films_description}")
     if demo.evaluation.defined_findings < len(FINDINGS):
         demo.print_line(f"{evaluation.UNDEFINED}  not defined: no study has the finding, or every one")

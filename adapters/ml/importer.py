@@ -76,13 +76,11 @@ def base_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:63]
 
 
-def register_zero_shot(
-    catalog: Catalog, store: ImportStore, base: str, *, threshold: float, undetermined_margin: float, serve: bool = False
-) -> ModelVersion:
+def register_zero_shot(catalog: Catalog, store: ImportStore, base: str, *, serve: bool = False) -> ModelVersion:
     """Add a zero-shot version of a base to the catalog; it serves where no version does, or where `serve` is true.
 
-    `threshold` holds for every finding; `undetermined_margin` is the half-width of the undetermined zone around it. The head's
-    files are in place before the row commits; a version whose row does not commit leaves a folder that the next one replaces.
+    It has learnt nothing, so its findings are told as ranks among the hospital's own studies. The head's files are in place before
+    the row commits; a version whose row does not commit leaves a folder that the next one replaces.
     """
     with translate_model_errors():
         read, prompts = read_base(store.base_folder(base)), read_prompts()
@@ -102,9 +100,6 @@ def register_zero_shot(
             weights_sha256=read.sha256,
             device_uid=f"2.25.{uuid.uuid4().int}",  # PS3.5 B.2
             notice=str(read.card.get("notice", "")),
-            calibrated=False,
-            thresholds=dict.fromkeys(FINDINGS, threshold),
-            undetermined_margin=undetermined_margin,
             card=_build_version_card(base, read, prompts, head_sha256=sha256),
         )
         _insert_version(transaction, version, serve=serve)

@@ -40,19 +40,30 @@ from models.encoder.base import Base, read_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
-from models.evaluation.cases import PRESENT, UNKNOWN
+from models.evaluation.cases import UNKNOWN
 from models.training.fold_fits import run_fits_sequentially
 from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
 from pipeline import rules
-from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, TrainingExample, TrainingSet, VersionState
+from pipeline.decisions import scale_of
+from pipeline.domain import (
+    FINDINGS,
+    PRESENT,
+    Comparison,
+    ModelVersion,
+    Scale,
+    StoredInstance,
+    TrainingExample,
+    TrainingSet,
+    VersionState,
+)
 from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
 from pipeline.ports.services import StageCallback
 from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors, probability_wrong
 
 MIN_CALIBRATION_POSITIVES = 20
-"""Positive images of a finding from which on its score counts as a calibrated probability."""
+"""Positive images of a finding from which on its score is told as a probability; with fewer it is told as a band."""
 MAX_ARCHIVE_BYTES = 256 << 20
 """Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
 MIN_DOUBT, MAX_DOUBTS = 0.5, 100
@@ -79,9 +90,9 @@ class TrainingStore(Protocol):
 class TrainerSettings:
     """`[learn]`, `[model]` and `[activation_cache]` of the configuration.
 
-    `undetermined_margin`: the largest; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice; `precision`: that of
-    scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no activations;
-    `prior_prevalence`: shares by finding that replace the published ones.
+    `undetermined_margin`: log-odds below an operating point; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice;
+    `precision`: that of scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no
+    activations; `prior_prevalence`: shares by finding that replace the published ones.
     """
 
     plan: TrainingPlan
@@ -381,7 +392,16 @@ def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dic
     return {
         finding: float(result.thresholds[column]) if result.findings[column] else training_set.serving.thresholds[finding]
         for column, finding in enumerate(FINDINGS)
+        if result.findings[column] or finding in training_set.serving.thresholds
     }
+
+
+def _choose_scales(result: TrainingResult, data: TrainingData, serving: ModelVersion) -> dict[str, Scale]:
+    """Return the meaning of each score. A finding that was not learnt keeps the serving version's, for its weights are kept."""
+    enough = (data.labels == PRESENT).sum(axis=0) >= MIN_CALIBRATION_POSITIVES
+    scales = {finding: scale_of(serving, finding) for finding in FINDINGS}
+    learnt = [column for column in range(len(FINDINGS)) if result.findings[column]]
+    return scales | {FINDINGS[column]: Scale.PROBABILITY if enough[column] else Scale.BAND for column in learnt}
 
 
 def _build_version(
@@ -395,7 +415,6 @@ def _build_version(
     settings: TrainerSettings,
 ) -> ModelVersion:
     """Return the version without its number."""
-    enough = ((data.labels == 1).sum(axis=0) >= MIN_CALIBRATION_POSITIVES) & result.findings
     return ModelVersion(
         number=0,
         state=VersionState.CANDIDATE,
@@ -404,10 +423,10 @@ def _build_version(
         weights_sha256=base.sha256,
         device_uid=f"2.25.{uuid.uuid4().int}",  # PS3.5 B.2
         notice=training_set.serving.notice,
-        calibrated=bool(enough.all()),
+        scales=_choose_scales(result, data, training_set.serving),
         label_fingerprint=training_set.label_fingerprint,
         thresholds=thresholds,
-        undetermined_margin=min(settings.undetermined_margin, min(thresholds.values()) / 2),
+        undetermined_margin=settings.undetermined_margin,
         card=_build_card(base, prompts, result, data, weights.fine_tuned, settings.plan),
     )
 

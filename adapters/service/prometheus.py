@@ -144,6 +144,12 @@ def _build_queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
     if figures.serving_since is not None:
         since = figures.serving_since.timestamp()
         yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "Start of the service of this version.", value=since)
+    if figures.reference is not None:
+        yield GaugeMetricFamily(
+            "radclipd_reference_distribution", "Number of the serving version's reference distribution.", value=figures.reference
+        )
+    stopped = {(finding or "all",): 1 for finding in figures.stops}
+    yield _make_gauge("reports_stopped", "1: reporting of this finding, or of all, is stopped.", ("finding",), stopped)
     yield from _build_learning_metrics(figures)
 
 
@@ -176,6 +182,9 @@ def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
     yield _make_gauge("ignored_studies", "Ignored studies, by each of their reasons.", ("reason",), _key_by_label(archive.ignored))
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
+    decided = {(finding, decision.value): count for (finding, decision), count in archive.decisions.items()}
+    description = "Decisions on the newest thousand studies that the serving version has scored."
+    yield _make_gauge("decisions", description, ("finding", "decision"), decided)
     yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and stored.", value=archive.instances)
     labels = CounterMetricFamily("radclipd_labels", "Labels of readers.", labels=("finding", "state"))
     for (finding, state), count in archive.labels.items():

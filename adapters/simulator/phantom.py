@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from adapters.simulator import anatomy, findings, skeleton
 from adapters.simulator.anatomy import SIDES, Body
@@ -29,6 +30,8 @@ BONE_ATTENUATION = 1.75
 SMALL_FILM_ROWS = 200
 """Films of fewer rows are rendered at twice the size and averaged, like a large film that is reduced."""
 DEFAULT_SITE = SITES["north"]
+LOCATED_SHARE = 0.25
+"""Share of the largest change of thickness from which a pixel belongs to a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,21 @@ class RadiographyTable:
         canvas = make_grid(rows, columns, height, margin=self._margin)
         self.at = canvas.in_patient_frame(right=exposure.right, down=exposure.down, zoom=exposure.zoom)
 
+    def project(self, field: Field) -> Field:
+        """Return a field of the patient's frame as the detector sees it: float32 [rows, columns]."""
+        straight = rotate(np.asarray(field, dtype=np.float32), self.exposure.degrees, self._margin)
+        return self._reduce(straight)
+
+    def _reduce(self, image: Field) -> Field:
+        if self._finer == 1:
+            return image
+        rows, columns = image.shape
+        return np.asarray(image.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3)), dtype=np.float32)
+
     def take_film(self, thickness: Field, rng: np.random.Generator) -> Field:
         """Return the film of a thickness (cm of water) in the patient's frame: float32 [rows, columns] in 0..1."""
         straight = rotate(np.asarray(thickness, dtype=np.float32), self.exposure.degrees, self._margin)
-        film = develop_film(straight, self._detector, self.exposure, rng)
-        if self._finer == 1:
-            return film
-        rows, columns = film.shape
-        return np.asarray(film.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3)), dtype=np.float32)
+        return self._reduce(develop_film(straight, self._detector, self.exposure, rng))
 
 
 def take_frontal(
@@ -83,6 +93,37 @@ def take_frontal(
     table = RadiographyTable(exposure, size)
     thickness = _render_thickness(table.at, body, exposure, present, np.random.default_rng([seed, 2]))
     return SimulatedFilm(table.take_film(thickness, np.random.default_rng([seed, 3])), body, exposure, present)
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFinding:
+    """A film, and where one of its findings is: pixels at which it changes the thickness by LOCATED_SHARE of its largest change."""
+
+    film: SimulatedFilm
+    mask: npt.NDArray[np.bool_]  # [H, W]
+    lungs: Field  # float32 [H, W]: share of the lungs of the same person without findings, 0..1
+
+
+def take_located(
+    seed: int,
+    finding: str,
+    *,
+    findings: Mapping[str, float],
+    view: str = "PA",
+    size: tuple[int, int] = (512, 512),
+    site: Site | None = None,
+) -> LocatedFinding:
+    """Take the film of `take_frontal`; compare the thickness of the patient, without devices, with that without one finding."""
+    film = take_frontal(seed, view=view, findings=findings, size=size, site=site)
+    assert film.body is not None
+    table, bare = RadiographyTable(film.exposure, size), replace(film.exposure, devices=())
+    with_and_without = [
+        _render_thickness(table.at, film.body, bare, present, np.random.default_rng([seed, 2]))
+        for present in (findings, {name: extent for name, extent in findings.items() if name != finding})
+    ]
+    change = table.project(np.abs(with_and_without[0] - with_and_without[1]))
+    healthy = _build_scene(table.at, _pose_body(film.body, bare), view, np.random.default_rng([seed, 2]))
+    return LocatedFinding(film, change >= LOCATED_SHARE * change.max(), table.project(healthy.lung_mask()))
 
 
 def _render_thickness(at: Grid, body: Body, exposure: Exposure, present: Mapping[str, float], rng: np.random.Generator) -> Field:

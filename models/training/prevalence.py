@@ -16,29 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
+from models.published_shares import published_share
 from models.training.calibration import Floats, Labels
 
-CHESTXRAY14_SHARES: Mapping[str, float] = MappingProxyType(
-    {
-        "Atelectasis": 0.1031,
-        "Cardiomegaly": 0.0248,
-        "Effusion": 0.1188,
-        "Infiltration": 0.1774,
-        "Mass": 0.0516,
-        "Nodule": 0.0565,
-        "Pneumonia": 0.0128,
-        "Pneumothorax": 0.0473,
-        "Consolidation": 0.0416,
-        "Edema": 0.0205,
-        "Emphysema": 0.0224,
-        "Fibrosis": 0.0150,
-        "Pleural_Thickening": 0.0302,
-        "Hernia": 0.0020,
-    }
-)
-"""Share of the 112 120 films of ChestX-ray14 that show a finding by its labels (Wang et al., CVPR 2017; label table of 2020)."""
-OTHER_SHARE = 0.04
-"""Share of a finding without a published one: about the median of CHESTXRAY14_SHARES."""
 _SHARES = np.exp(np.linspace(np.log(3e-4), np.log(0.5), 80))  # a feature present in more than half of an archive is no finding
 _MAX_LOG_ODDS = 20.0
 
@@ -69,7 +49,7 @@ class PrevalenceSettings:
 
 def published_prevalence(findings: Sequence[str], stated: Mapping[str, float] = MappingProxyType({})) -> Floats:
     """Return the share [F] of each finding: the stated one, else that of ChestX-ray14."""
-    return np.array([stated.get(finding, CHESTXRAY14_SHARES.get(finding, OTHER_SHARE)) for finding in findings])
+    return np.array([stated.get(finding, published_share(finding)) for finding in findings])
 
 
 def estimate_prevalences(

@@ -26,12 +26,14 @@ from pipeline.domain import (
     Study,
     TrainingSet,
     VersionState,
+    VisibleObject,
 )
 from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests, SecondReadings
-from pipeline.ports.studies import Reports, ScoreRows, Studies, Thumbnails
+from pipeline.ports.studies import References, Reports, ReportStops, ScoreRows, Studies, Thumbnails
+from pipeline.statements import StudyStatement
 
 Buffer = bytes | bytearray | memoryview
 
@@ -74,7 +76,11 @@ class Transaction(Protocol):
     @property
     def thumbnails(self) -> Thumbnails: ...
     @property
+    def references(self) -> References: ...
+    @property
     def reports(self) -> Reports: ...
+    @property
+    def stops(self) -> ReportStops: ...
     @property
     def versions(self) -> Versions: ...
     @property
@@ -262,18 +268,25 @@ class ReportContent:
     study: Study
     version: ModelVersion
     predictions: Sequence[Prediction]  # [14] in the order of FINDINGS
+    statement: StudyStatement  # what is told of the predictions
     evidence: Sequence[StoredInstance]  # scored images, in the study's order
     predecessor: Report | None = None  # report that this one supersedes
 
 
 class ReportWriter(Protocol):
-    """Report content -> SR file."""
+    """Report content -> SR file, and the files of its visible objects."""
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         """Return the pending report with its derived UIDs."""
 
     def write(self, content: ReportContent) -> bytes:
         """Return a DICOM file. ReportImpossible where the headers do not allow an SR."""
+
+    def pending_visible(self, content: ReportContent) -> Sequence[VisibleObject]:
+        """Return the pending visible objects that the configuration asks for, with their derived UIDs."""
+
+    def write_visible(self, content: ReportContent, visible: VisibleObject, predecessor: VisibleObject | None) -> bytes:
+        """Return a DICOM file. ReportImpossible as `write`. `predecessor`: the object that `visible` names as its own."""
 
 
 class InstanceCounter(Protocol):

@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.domain import (
     Header,
     Prediction,
+    ReferenceDistribution,
     Report,
     Scores,
     Sender,
@@ -18,6 +19,7 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    VisibleObject,
 )
 from pipeline.thumbnails import ImageReference
 
@@ -139,7 +141,16 @@ class ScoreRows(Protocol):
     def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
         """Return StudyInstanceUID -> what `predictions` returns, of those studies that have any."""
 
-    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+    def without_reference(self, version: int, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs, newest first, whose newest predictions are of this version and lack a reference."""
+
+    def count_scored(self, version: int, *, at_most: int) -> int:
+        """Return the number of studies with predictions of this version, counted up to `at_most`."""
+
+    def newest_scored(self, version: int, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the newest studies with predictions of this version, newest first."""
+
+    def study_scores(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         """Return StudyInstanceUID -> float32 [14] of the studies that have predictions of this version."""
 
 
@@ -168,8 +179,40 @@ class Thumbnails(Protocol):
         """Return those of these images that are farther than the limit."""
 
 
+class References(Protocol):
+    """Reference distributions of zero-shot scores. Append-only."""
+
+    def lock(self) -> None:
+        """Let no other transaction add a distribution until this one ends."""
+
+    def current_number(self, version: int) -> int | None:
+        """Return the number of the version's newest distribution, or None."""
+
+    def find(self, number: int) -> ReferenceDistribution | None:
+        """Return the distribution, or None."""
+
+    def next_number(self) -> int:
+        """Return the number of the next distribution."""
+
+    def add(self, reference: ReferenceDistribution) -> None:
+        """Insert a distribution."""
+
+
+class ReportStops(Protocol):
+    """Stops of reporting, for all findings ("") or one."""
+
+    def current(self) -> dict[str, str]:
+        """Return finding, or "" for all, -> the reason, of the stops that hold now."""
+
+    def stop(self, finding: str, *, reason: str, source: str) -> None:
+        """Insert a stop."""
+
+    def resume(self, finding: str) -> None:
+        """End the stop of this finding, or of all findings; no effect where there is none."""
+
+
 class Reports(Protocol):
-    """SR instances."""
+    """SR instances and the visible objects that accompany them."""
 
     def find(self, sop_instance_uid: str) -> Report | None:
         """Return the report, or None."""
@@ -180,11 +223,23 @@ class Reports(Protocol):
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         """Return StudyInstanceUID -> what `latest` returns, of those studies that have a report."""
 
+    def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
+        """Return StudyInstanceUIDs with a report of this version, in order, those behind `after`."""
+
     def ensure_pending(self, report: Report) -> Report:
         """Insert a pending report; return it, or the existing report of this UID unchanged."""
 
+    def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
+        """Return the visible object, or None."""
+
+    def visible_objects(self, report: str) -> list[VisibleObject]:
+        """Return the visible objects of the report with this SOPInstanceUID, in the order in which they were inserted."""
+
+    def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
+        """Insert a pending visible object; return it, or the existing one of this UID unchanged."""
+
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
-        """Set BUILT with the file."""
+        """Set BUILT with the file. This and the next two: of a report or of a visible object."""
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         """Set SENT now, with the archive's answer."""

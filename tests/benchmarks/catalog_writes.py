@@ -30,6 +30,7 @@ from pipeline.domain import (
     JobState,
     ModelVersion,
     Prediction,
+    Scale,
     Scores,
     Sender,
     StoredInstance,
@@ -196,7 +197,7 @@ COMPARED = 40
 
 
 def _said() -> list[Prediction]:
-    return [Prediction(finding, 0.5, Decision.ABSENT) for finding in FINDINGS]
+    return [Prediction(finding, 0.5, Decision.ABSENT, Scale.BAND, likelihood=0.5, excess=0.0) for finding in FINDINGS]
 
 
 def by_orm(url: str, archive: LargeArchive) -> None:
@@ -205,7 +206,8 @@ def by_orm(url: str, archive: LargeArchive) -> None:
     for study in _some(archive):
         with Session(engine) as session:
             for said in _said():
-                row = {"finding": said.finding, "probability": said.probability, "decision": said.decision.value}
+                row = {"finding": said.finding, "score": said.score, "decision": said.decision.value, "scale": said.scale.value}
+                row |= {"likelihood": said.likelihood, "excess": said.excess}
                 session.merge(_Predicted(study=study, version=SERVING, revision=9, **row))
                 session.flush()
             session.commit()

@@ -91,9 +91,7 @@ def untrained(folder: Path, catalog: Catalog | None = None) -> tuple[ModelStore,
     folder.mkdir()
     store = ModelStore(folder)
     base = importer.import_untrained_base(store, ARCHITECTURE, seed=0)
-    return store, importer.register_zero_shot(
-        catalog or FakeCatalog(), store, base, threshold=0.5, undetermined_margin=0.05, serve=True
-    )
+    return store, importer.register_zero_shot(catalog or FakeCatalog(), store, base, serve=True)
 
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -12,21 +12,21 @@ import argparse
 import random
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from adapters.dicom.sr.writer import ReportSettings, SrWriter
-from pipeline import rules
+from adapters.dicom.sr.document import ReportSettings
+from adapters.dicom.sr.writer import SrWriter
+from pipeline import decisions
 from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side
 from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.fakes.images import FakeImageStore
 from tests.builders.reference_report import build_reference_report
-from tests.builders.report_of import a_card_version, content_of
+from tests.builders.report_of import a_card_version, a_reference, content_of, told_of
 
 
 @prints_result_alone
@@ -65,10 +65,7 @@ def content(number: int, store: FakeImageStore, writer: SrWriter) -> ReportConte
     made = content_of([file_of(film)], store, writer, a_card_version())
     scores = np.array([chance.random() for _ in made.predictions], dtype=np.float32)
     version = made.version
-    return replace(
-        made,
-        predictions=rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin),
-    )
+    return told_of(made, decisions.predict_study(scores, version, a_reference(version)))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from pipeline.domain import (
     Prediction,
     Report,
     ReportState,
+    Scale,
     Sender,
     StoredFile,
     StudyState,
@@ -206,7 +207,10 @@ def _database_size(url: str) -> int:
 def _fill(catalog: Catalog, first: int, last: int) -> None:
     """Studies as a backfill leaves them that was reported: film, scores, predictions, report, three finished jobs, a unit."""
     scores = np.linspace(0.1, 0.9, len(FINDINGS), dtype=np.float32)
-    predictions = [Prediction(finding, float(score), Decision.ABSENT) for finding, score in zip(FINDINGS, scores, strict=True)]
+    predictions = [
+        Prediction(finding, float(score), Decision.ABSENT, Scale.BAND, likelihood=float(score), excess=0.0)
+        for finding, score in zip(FINDINGS, scores, strict=True)
+    ]
     with catalog.begin() as tx:
         for number in range(first, last):
             uid = f"1.2.826.0.1.3680043.8.498.{10**30 + 7919 * number}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import labels, rules
+from pipeline import decisions, labels, rules
 from pipeline.acquisition import SelectionReason
 from pipeline.domain import FINDINGS, Header, ReaderStatement, Report, ReportState, Request, Sender, StoredFile
 from pipeline.finding_names import all_absent
@@ -89,7 +89,7 @@ def add_reported_study(url: str) -> None:
         sender = Sender("PACS", "h", "US")
         tx.studies.add_instance(reported_header("1.1"), StoredFile("aa/f.dcm", "f" * 64, 7), sender, opens_study=True)
         tx.scores.add_image_scores(1, {"1.1": scores})
-        predictions = rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)
+        predictions = decisions.predict_study(scores, version)
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
         tx.reports.ensure_pending(pending_report("2.25.1"))
         tx.reports.mark_built("2.25.1", StoredFile("bb/r.dcm", "e" * 64, 9))

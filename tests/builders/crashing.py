@@ -119,7 +119,7 @@ class CrashingPipeline:
         scoring = score.ScorePolicy(aggregate="max", chest=self.chest)
 
         def build(job: Job) -> None:
-            report.report(job, catalog=self.catalog, images=self.images, writer=FakeReportWriter())
+            report.report(job, catalog=self.catalog, images=self.images, writer=FakeReportWriter(), policy=report.ReportPolicy())
 
         def send(job: Job) -> None:
             report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
-from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline import consensus, decisions, labels, learn, receive, report, rules, score, settle, work
+from pipeline.domain import FINDINGS, Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
@@ -25,6 +25,7 @@ class Hospital:
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
         self.trainer, self.scorers = FakeTrainer(), FakeScorers()
         self.chest = rules.ChestPolicy()
+        self.decision = decisions.DecisionPolicy(priors=dict.fromkeys(FINDINGS, 0.1))
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored_studies: Literal["all", "changed", "none"] = "changed"
@@ -77,6 +78,7 @@ class Hospital:
                     chest=self.chest,
                     rescored_studies=self.rescored_studies,
                     backfill_reports=self.backfill_reports,
+                    decision=self.decision,
                 )
                 return work.WorkerSpec(
                     kind=kind,
@@ -88,8 +90,9 @@ class Hospital:
                     prefer_newest=True,
                 )
             case JobKind.REPORT:
+                telling = report.ReportPolicy(decision=self.decision)
                 step = work.per_job_step(
-                    lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer)
+                    lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer, policy=telling)
                 )
                 return work.WorkerSpec(kind=kind, step=step, prefer_newest=True)
             case JobKind.LABEL:

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from adapters.demo.embedded_archive import EmbeddedArchive
+from adapters.dicom.sr.document import SR_CLASS_UIDS
 from tests.builders import tiny
 from tests.builders.dicom_files import file_of
 
@@ -132,8 +134,9 @@ class Installation:
 
 
 def reports_of(archive: EmbeddedArchive, study_instance_uid: str) -> list[Path]:
-    """Return the SR files of a study in the archive."""
-    return [path for path in archive.list_files(study_instance_uid) if path.name.startswith("2.25.")]
+    """Return the files of a study's reports in the archive, without those of their visible objects."""
+    own = (path for path in archive.list_files(study_instance_uid) if path.name.startswith("2.25."))
+    return [path for path in own if dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID in SR_CLASS_UIDS.values()]
 
 
 def wait_for(condition: Callable[[], object], seconds: float, explain: Callable[[], str] = str) -> None:

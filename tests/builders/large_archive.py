@@ -21,6 +21,7 @@ import psycopg
 from adapters.catalog.engine import database_url
 from adapters.catalog.studies import HEADER_COLUMNS
 from adapters.catalog.tables import TABLES
+from pipeline.decisions import log_odds
 from pipeline.domain import FINDINGS, Header
 from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION as DX
 
@@ -217,7 +218,8 @@ def _predictions(archive: LargeArchive) -> Iterator[Row]:
             for finding in sorted(FINDINGS):
                 likely = chance.random()
                 said = "present" if likely >= PRESENT else "undetermined" if likely >= UNDETERMINED else "absent"
-                yield study, version, finding, likely, said, revision, at
+                excess = log_odds(likely) - log_odds(PRESENT)
+                yield study, version, finding, likely, said, revision, at, "probability", likely, None, excess, None, ""
 
 
 def _labels(archive: LargeArchive) -> Iterator[Row]:
@@ -289,7 +291,8 @@ _COLUMNS = {
     "model_versions": "number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,"
     " undetermined_margin, reason, card, created_at, served_at, retired_at",
     "image_scores": "instance, version, scores, created_at",
-    "predictions": "study, version, finding, probability, decision, revision, predicted_at",
+    "predictions": "study, version, finding, score, decision, revision, predicted_at, scale, likelihood, percentile, excess,"
+    " reference, reason",
     "labels": "id, study, finding, state, reader, source, selection_reason, selection_probability, created_at, stated_at, document",
     "requests": "id, study, selection_reason, finding, reason, selection_probability, version, requested_at",
     "reports": "id, sop_instance_uid, series_instance_uid, study, version, revision, sop_class_uid, state, predecessor, file_key,"

@@ -64,7 +64,7 @@ def served(root: Path, *, catalog: FakeCatalog | None = None, seed: int = 0) -> 
     store = ModelStore(root)
     root.mkdir(exist_ok=True)
     name = importer.import_untrained_base(store, str(config_file(root)), seed=seed)
-    return importer.register_zero_shot(catalog or FakeCatalog(), store, name, threshold=0.5, undetermined_margin=0.05, serve=True)
+    return importer.register_zero_shot(catalog or FakeCatalog(), store, name, serve=True)
 
 
 def flip_a_bit_of_the_last_byte(path: Path) -> None:

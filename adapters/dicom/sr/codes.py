@@ -61,6 +61,30 @@ RATIO = concept("{0:1}", "UCUM", "range: 0:1")
 PERCENT = concept("%", "UCUM", "Percent")
 COMMENT = concept("121106", "DCM", "Comment")
 QUALITATIVE_EVALUATIONS = concept("C0034375", "UMLS", "Qualitative Evaluations")
+PERCENTILE_RANKING = concept("121415", "DCM", "Percentile Ranking of measurement")  # CID 221
+NOT_EVALUATED = concept("373121007", "SCT", "Not Evaluated")  # CID 3703
+SUMMARY = concept("121111", "DCM", "Summary")
+IMPRESSIONS, IMPRESSION = concept("121072", "DCM", "Impressions"), concept("121073", "DCM", "Impression")
+FINDINGS_SECTION, FINDING = concept("121070", "DCM", "Findings"), concept("121071", "DCM", "Finding")
+LANGUAGE = concept("121049", "DCM", "Language of Content Item and Descendants")
+ALGORITHM_NAME = concept("111001", "DCM", "Algorithm Name")
+ALGORITHM_VERSION = concept("111003", "DCM", "Algorithm Version")
+ALGORITHM_PARAMETERS = concept("111002", "DCM", "Algorithm Parameters")
+ALGORITHM_FAMILY = concept("111000", "DCM", "Algorithm Family")
+
+LANGUAGES = {"en": ("en-US", "English (United States)"), "de": ("de", "German")}  # RFC 5646
+
+
+def report_title(title: str) -> CodedConcept:
+    """Return the concept name of a report's root: a private code that says AI, for CID 7021 and 7000 have none that does."""
+    return concept("AI-CHEST", PRIVATE_SCHEME, title)
+
+
+def language_code(language: str) -> CodedConcept:
+    """Return the code of a language (RFC 5646)."""
+    value, meaning = LANGUAGES.get(language, (language, language))
+    return concept(value, "RFC5646", meaning)
+
 
 DECISIONS = {  # CID 240
     Decision.PRESENT: concept("52101004", "SCT", "Present"),

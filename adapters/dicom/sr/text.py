@@ -23,6 +23,9 @@ HEADER_KEYWORDS = (
     "ContentDate",
 )
 MEASUREMENT_GROUP, COMMENT, FINDING = Code("125007", "DCM"), Code("121106", "DCM"), Code("121071", "DCM")
+IMPRESSION = Code("121073", "DCM")
+
+WORDS = (COMMENT, IMPRESSION, FINDING)
 
 
 def lines_of_file(content: bytes) -> Iterator[str]:
@@ -31,7 +34,7 @@ def lines_of_file(content: bytes) -> Iterator[str]:
 
 
 def report_lines(report: Dataset) -> Iterator[str]:
-    """Yield header elements, comments, a line for each measurement group, and the predecessors."""
+    """Yield header elements, the words of the report, a line for each measurement group without words, and the predecessors."""
     tree = read_tree(report)
     yield f"{report.SOPClassUID.name}: {_get_concept_meaning(tree)}"
     for keyword in HEADER_KEYWORDS:
@@ -39,8 +42,10 @@ def report_lines(report: Dataset) -> Iterator[str]:
         if value:
             yield f"  {keyword:22} {value if isinstance(value, str) else ', '.join(value)}"
     items = walk_tree(tree)
-    yield from (f"  {item.dataset.TextValue}" for item in items if item.is_named(COMMENT))
-    yield from (_format_group(item) for item in items if item.is_named(MEASUREMENT_GROUP))
+    texts = (str(item.dataset.TextValue) for item in items if item.value_type == "TEXT" and item.is_named(WORDS))
+    yield from (f"  {line}" for text in texts for line in text.splitlines())
+    groups = (item for item in items if item.is_named(MEASUREMENT_GROUP))
+    yield from (_format_group(group) for group in groups if not any(item.is_named(COMMENT) for item in group.children))
     yield from (f"  follows {uid}" for _, uid in hierarchical_references(report, "PredecessorDocumentsSequence"))
 
 

@@ -29,6 +29,16 @@ def series_uid(root: str, study_instance_uid: str, version: int) -> str:
     return derived_uid(root, "series", study_instance_uid, version)
 
 
+def visible_uid(root: str, study_instance_uid: str, version: int, revision: int, kind: str, finding: str = "") -> str:
+    """Return the SOP Instance UID of a visible object."""
+    return derived_uid(root, "visible", study_instance_uid, version, revision, kind, finding)
+
+
+def visible_series_uid(root: str, study_instance_uid: str, version: int, kind: str) -> str:
+    """Return the Series Instance UID of a version's visible objects of one kind on a study."""
+    return derived_uid(root, "visible series", study_instance_uid, version, kind)
+
+
 def tracking_uid(root: str, study_instance_uid: str, finding: str) -> str:
     """Return the Tracking UID of a finding in a study: equal for all model versions."""
     return derived_uid(root, "tracking", study_instance_uid, finding)

@@ -1,70 +1,47 @@
-"""Predictions -> a DICOM SR: Comprehensive 3D SR, TID 1500, one measurement group (TID 1501) for each finding."""
+"""A study's statement -> its SR (TID 1500, a measurement group for each assessed finding) and its visible objects."""
 
 from __future__ import annotations
 
-import socket
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version as installed_version
-from typing import Any
 
-from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, EnhancedSR, ObserverContext
+from highdicom.sr import ObserverContext
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
-from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, ExplicitVRLittleEndian
 
-from adapters.dicom.image import part10
-from adapters.dicom.sr import codes
-from adapters.dicom.sr.codes import finding_codes
-from adapters.dicom.sr.dataset_template import CONTENT_SEQUENCE, UTF_8, encode_dataset
+from adapters.dicom.sr.basic_text import TEXT_SOP_CLASS_UID, build_text_report
+from adapters.dicom.sr.document import SR_CLASS_UIDS, ReportSettings, build_document, encode_document
 from adapters.dicom.sr.evidence import evidence_of
 from adapters.dicom.sr.report_template import ReportTemplate
-from adapters.dicom.sr.tid1500 import LONG_STRING, build_observer_context
-from adapters.dicom.sr.uids import report_uid, series_uid, tracking_uid
-from pipeline.domain import Decision, ModelVersion, Prediction, Report, ReportState
-from pipeline.errors import RadclipdError, ReportImpossible
+from adapters.dicom.sr.tid1500 import build_observer_context
+from adapters.dicom.sr.uids import report_uid, series_uid, tracking_uid, visible_series_uid, visible_uid
+from adapters.dicom.visible.card import draw_card, shrink_film
+from adapters.dicom.visible.secondary_capture import CAPTURE_SOP_CLASS_UID, build_capture
+from adapters.ipc.decoded_image import HostTransform
+from pipeline.domain import Decision, Image, ModelVersion, Report, ReportState, StoredInstance, VisibleKind, VisibleObject
+from pipeline.errors import PixelsUnreadable, RadclipdError, ReportImpossible
+from pipeline.ports.images import ImageReader
 from pipeline.ports.services import ImageStore, ReportContent
-from pipeline.rules import OWN_MODEL_NAME
+from pipeline.statements import FindingStatement
 
-SERIES_DESCRIPTION = "AI chest findings - research only"
 TEMPLATE_CACHE_SIZE = 4
 """Number of versions whose templates are cached: one serves, reports of another may be pending."""
-
-SR_CLASS_UIDS = {
-    "comprehensive-3d": str(Comprehensive3DSRStorage),
-    "comprehensive": str(ComprehensiveSRStorage),
-    "enhanced": str(EnhancedSRStorage),
-}
-"""`report.sop_class` -> SOP Class UID."""
-SR_DOCUMENTS: dict[str, Any] = {
-    Comprehensive3DSRStorage: Comprehensive3DSR,
-    ComprehensiveSRStorage: ComprehensiveSR,
-    EnhancedSRStorage: EnhancedSR,
-}
-"""SOP Class UID -> highdicom's class."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportSettings:
-    """`[report]` of the configuration."""
-
-    sop_class: str = "comprehensive-3d"
-    uid_root: str = ""
-    include_absent: bool = True
-    manufacturer: str = "radclipd"
-    institution_name: str = ""
-    series_number: int = 9001
+VISIBLE_CLASS_UIDS = {VisibleKind.TEXT: TEXT_SOP_CLASS_UID, VisibleKind.CARD: CAPTURE_SOP_CLASS_UID}
+"""Kind of a visible object -> SOP Class UID."""
+SERIES_OFFSETS = {VisibleKind.TEXT: 1, VisibleKind.CARD: 2}
+"""Kind of a visible object -> distance of its Series Number from that of the SR."""
 
 
 class SrWriter:
     """`ports.services.ReportWriter` by highdicom. The part common to all reports of a version is cached as a `ReportTemplate`."""
 
-    def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: ReportSettings, store: ImageStore, pixels: ImageReader | None = None) -> None:
+        """`pixels`: decodes the film on the card; a report without a card needs none."""
+        self._settings, self._store, self._pixels = settings, store, pixels
         self._templates: dict[int, ReportTemplate] = {}
+        self._evidence: tuple[Sequence[StoredInstance], list[Dataset]] = ((), [])  # of the last report
+        self._header: tuple[ReportContent | None, Dataset] = (None, Dataset())  # of the last report
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         root = self._settings.uid_root
@@ -78,43 +55,99 @@ class SrWriter:
             sop_class_uid=SR_CLASS_UIDS[self._settings.sop_class],
         )
 
+    def pending_visible(self, content: ReportContent) -> list[VisibleObject]:
+        wanted = (kind for kind in VisibleKind if kind in self._settings.visible)
+        return [self._make_pending(content.report, kind) for kind in wanted]
+
+    def _make_pending(self, report: Report, kind: VisibleKind) -> VisibleObject:
+        root, study = self._settings.uid_root, report.study_instance_uid
+        return VisibleObject(
+            sop_instance_uid=visible_uid(root, study, report.version, report.revision, kind),
+            series_instance_uid=visible_series_uid(root, study, report.version, kind),
+            report=report.sop_instance_uid,
+            kind=kind,
+            state=ReportState.PENDING,
+            sop_class_uid=VISIBLE_CLASS_UIDS[kind],
+        )
+
     def write(self, content: ReportContent) -> bytes:
+        return self._build_safely(content, self._build_report)
+
+    def write_visible(self, content: ReportContent, visible: VisibleObject, predecessor: VisibleObject | None) -> bytes:
+        return self._build_safely(content, partial(self._build_visible, visible, predecessor))
+
+    def _build_safely(self, content: ReportContent, build: Callable[[ReportContent, Sequence[Dataset]], bytes]) -> bytes:
+        """Return what `build` makes of the content and of the headers of its images, with errors translated."""
+        uid = content.study.study_instance_uid
         if not content.evidence or not content.predictions:
-            raise ReportImpossible(f"study {content.study.study_instance_uid} has no scored image to report on")
-        evidence = [evidence_of(self._store.read(instance.file)) for instance in content.evidence]
+            raise ReportImpossible(f"study {uid} has no scored image to report on")
+        evidence = self._read_evidence(content)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's warnings quote the name
-                return self._build_file(content, evidence)
+                return build(content, evidence)
         except RadclipdError:
             raise
         except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
             raise ReportImpossible(
-                f"study {content.study.study_instance_uid}: no SR can be built from its headers ({type(error).__name__})",
+                f"study {uid}: no report can be built from its headers ({type(error).__name__})",
                 hint="please report this header to radclipd, with names and dates removed",
             ) from error
 
-    def _build_file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
-        template = self._get_template(content.version)
-        header = build_document(content, evidence, template.root, self._settings)
-        tracking = partial(tracking_uid, self._settings.uid_root, content.study.study_instance_uid)
-        tree = template.fill(evidence, reported_predictions(content, self._settings), tracking)
-        body = encode_dataset(header[:CONTENT_SEQUENCE]) + tree + encode_dataset(header[CONTENT_SEQUENCE + 1 :])
-        report = content.report
-        return part10.file_bytes(
-            body,
-            sop_class_uid=report.sop_class_uid,
-            sop_instance_uid=report.sop_instance_uid,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
+    def _read_evidence(self, content: ReportContent) -> list[Dataset]:
+        """Return the normalised headers of the scored images; the objects of one report share them."""
+        if self._evidence[0] is not content.evidence:
+            self._evidence = content.evidence, [evidence_of(self._store.read(instance.file)) for instance in content.evidence]
+        return self._evidence[1]
 
-    def _get_template(self, version: ModelVersion) -> ReportTemplate:
-        """Return the version's template; a version changed in the catalog gets a new one."""
+    def _build_report(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
+        template = self._get_template(content)
+        header = self._build_header(content, evidence, template)
+        tracking = partial(tracking_uid, self._settings.uid_root, content.study.study_instance_uid)
+        tree = template.fill(evidence, reported_findings(content, self._settings), content.statement, tracking)
+        return encode_document(header, tree)
+
+    def _build_visible(
+        self,
+        visible: VisibleObject,
+        predecessor: VisibleObject | None,
+        content: ReportContent,
+        evidence: Sequence[Dataset],
+    ) -> bytes:
+        number = self._settings.series_number + SERIES_OFFSETS[visible.kind]
+        if visible.kind is VisibleKind.CARD:
+            return self._build_card(content, visible, evidence, number)
+        template = self._get_template(content)
+        header = self._build_header(content, evidence, template)
+        return build_text_report(content, visible, predecessor, header, template.context, series_number=number)
+
+    def _build_card(self, content: ReportContent, visible: VisibleObject, evidence: Sequence[Dataset], series_number: int) -> bytes:
+        card = draw_card(content.statement, self._read_thumbnail(content), made_at=datetime.now(UTC).astimezone())
+        settings = self._settings
+        return build_capture(content, visible, evidence, card, shows="card", series_number=series_number, settings=settings)
+
+    def _read_thumbnail(self, content: ReportContent) -> Image | None:
+        """Return the first scored film, small; None where it cannot be decoded, which holds back no report."""
+        if self._pixels is None:
+            return None
+        (film,) = self._pixels.read_ahead(content.evidence[:1], HostTransform(shrink_film))
+        return None if isinstance(film, PixelsUnreadable) else film
+
+    def _build_header(self, content: ReportContent, evidence: Sequence[Dataset], template: ReportTemplate) -> Dataset:
+        """Return the header of the SR; the visible objects of the same report share it."""
+        if self._header[0] is not content:
+            self._header = content, build_document(content, evidence, template.root, self._settings)
+        return self._header[1]
+
+    def _get_template(self, content: ReportContent) -> ReportTemplate:
+        """Return the version's template; a version changed in the catalog, or other words, get a new one."""
+        version, words = content.version, (content.statement.title, content.statement.language)
         template = self._templates.get(version.number)
-        if template is None or template.version != version:
+        if template is None or (template.version, template.words) != (version, words):
             if len(self._templates) >= TEMPLATE_CACHE_SIZE:
                 self._templates.clear()
-            template = self._templates[version.number] = ReportTemplate(version, self._build_observer(version))
+            template = ReportTemplate(version, self._build_observer(version), title=words[0], language=words[1])
+            self._templates[version.number] = template
         return template
 
     def _build_observer(self, version: ModelVersion) -> ObserverContext:
@@ -122,69 +155,8 @@ class SrWriter:
         return build_observer_context(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name)
 
 
-def reported_predictions(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
-    """Return the predictions in the report; all where the settings exclude every one, for TID 1500 requires one."""
-    reported = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
-    return reported or list(content.predictions)
-
-
-def build_document(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
-    """Return the SR with this root of its content tree."""
-    report = content.report
-    document: Dataset = SR_DOCUMENTS[report.sop_class_uid](
-        evidence=evidence,
-        content=root,
-        series_instance_uid=report.series_instance_uid,
-        series_number=settings.series_number,
-        sop_instance_uid=report.sop_instance_uid,
-        instance_number=report.revision,
-        manufacturer=settings.manufacturer,
-        institution_name=settings.institution_name or None,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        series_description=_build_series_description(content.version),
-        specific_character_set=UTF_8,
-    )
-    _complete_document(document, content)
-    return document
-
-
-def _build_series_description(version: ModelVersion) -> str:
-    return (f"{version.notice} - {SERIES_DESCRIPTION}" if version.notice else SERIES_DESCRIPTION)[:LONG_STRING]
-
-
-def _complete_document(document: Dataset, content: ReportContent) -> None:
-    """Set the elements that highdicom leaves out: equipment (PS3.3 C.7.5.1), series times, the predecessor (C.17.2)."""
-    now = datetime.now(UTC).astimezone()
-    document.ManufacturerModelName = OWN_MODEL_NAME
-    document.SoftwareVersions = [installed_version("radclipd"), f"model {content.version.number}"]
-    document.DeviceSerialNumber = f"{socket.gethostname()}-{content.version.number}"[:LONG_STRING]
-    document.DeviceUID = content.version.device_uid
-    document.SeriesDate, document.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    document.TimezoneOffsetFromUTC = now.strftime("%z")
-    document.PreliminaryFlag = "PRELIMINARY"
-    if any(code.concept.scheme_designator == codes.PRIVATE_SCHEME for code in finding_codes().values()):
-        document.CodingSchemeIdentificationSequence = Items([_build_coding_scheme_item()])
-    if content.predecessor is not None:
-        document.PredecessorDocumentsSequence = Items([_build_reference(content.predecessor)])
-
-
-def _build_coding_scheme_item() -> Dataset:
-    """Return the item that describes the private coding scheme (PS3.3 C.12.1.1)."""
-    item = Dataset()
-    item.CodingSchemeDesignator = codes.PRIVATE_SCHEME
-    item.CodingSchemeName = "radclipd private codes"
-    item.CodingSchemeResponsibleOrganization = "radclipd"
-    return item
-
-
-def _build_reference(report: Report) -> Dataset:
-    """Return a Hierarchical SOP Instance Reference (PS3.3 table 10-3a) to one report."""
-    instance = Dataset()
-    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.sop_class_uid, report.sop_instance_uid
-    series = Dataset()
-    series.SeriesInstanceUID, series.ReferencedSOPSequence = report.series_instance_uid, Items([instance])
-    study = Dataset()
-    study.StudyInstanceUID, study.ReferencedSeriesSequence = report.study_instance_uid, Items([series])
-    return study
+def reported_findings(content: ReportContent, settings: ReportSettings) -> list[FindingStatement]:
+    """Return the findings with a measurement group: those assessed; all of them where the settings exclude every one."""
+    assessed = [told for told in content.statement.findings if told.decision is not Decision.NOT_ASSESSED]
+    reported = [told for told in assessed if settings.include_absent or told.decision is not Decision.ABSENT]
+    return reported or assessed

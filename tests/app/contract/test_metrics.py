@@ -39,8 +39,8 @@ from adapters.service.prometheus import (
     TimedCache,
 )
 from adapters.storage.image_store import FileImageStore
-from pipeline import learn, priorities, rules, work
-from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline import decisions, learn, priorities, work
+from pipeline.domain import FINDINGS, Decision, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import CatalogFault, ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import LearnOutcome, LearnResult
@@ -168,7 +168,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     for number in (1, 2, 3, 4):
         add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     add_instance(sql_catalog, chest_header(study="1.4", sop="1.4.2"))
-    predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
+    predictions = decisions.predict_study([0.5] * len(FINDINGS), a_version())  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
         tx.studies.put_state("1.2", StudyState.IGNORED, reason="lateral view (2); key object selection (1)")
         tx.studies.put_state("1.3", StudyState.REPORTED)
@@ -184,6 +184,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
         ignored={"lateral view": 1, "key object selection": 1},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
+        decisions={(finding, Decision.PRESENT): 1 for finding in FINDINGS},
         instances=5,
         labels={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
         open_requests=1,
@@ -434,12 +435,15 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
         stage=LearningStage("x", 1, 2, 3.0),
         last_round=LearningRound("waiting", datetime.now(UTC)),
         gains=[LearningGain("serving", "labels", 0.1, 0.0, 0.2)],
+        reference=2,
+        stops=["Mass"],
     )
     brought = {"folder": BackfillFigures(last_at=datetime.now(UTC))}
     archive = ArchiveFigures(
         studies={},
         ignored={},
         reports={},
+        decisions={("Mass", Decision.PRESENT): 1},
         instances=1,
         labels={},
         open_requests=0,

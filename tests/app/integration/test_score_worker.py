@@ -53,9 +53,7 @@ class Place:
 
     def register(self) -> int:
         """Let another version of the same base serve."""
-        return importer.register_zero_shot(
-            self.catalog, self.store, self.base, threshold=0.5, undetermined_margin=0.05, serve=True
-        ).number
+        return importer.register_zero_shot(self.catalog, self.store, self.base, serve=True).number
 
     @contextmanager
     def post(self, config: Config | None = None) -> Iterator[WorkerSpec]:

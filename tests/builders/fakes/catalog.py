@@ -19,7 +19,7 @@ from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeRequests, FakeSecondReadings
 from tests.builders.fakes.rows import CatalogTables
-from tests.builders.fakes.studies import FakeReports, FakeScoreRows, FakeStudies
+from tests.builders.fakes.studies import FakeReferences, FakeReports, FakeReportStops, FakeScoreRows, FakeStudies
 from tests.builders.fakes.thumbnails import FakeThumbnails
 from tests.builders.fakes.versions import FakeVersions
 
@@ -60,7 +60,9 @@ class FakeTransaction:
         self.studies = FakeStudies(tables, now)
         self.scores = FakeScoreRows(tables)
         self.thumbnails = FakeThumbnails(tables)
+        self.references = FakeReferences(tables)
         self.reports = FakeReports(tables)
+        self.stops = FakeReportStops(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.domain import (
     Report,
     ReportState,
+    VisibleKind,
+    VisibleObject,
 )
 from pipeline.errors import ArchiveUnreachable
 from pipeline.ports.services import (
@@ -19,6 +21,7 @@ class FakeReportWriter:
 
     def __init__(self) -> None:
         self.written: list[ReportContent] = []
+        self.visible: list[VisibleKind] = []
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         uid = f"{study_instance_uid}.{version}.{revision}"
@@ -34,6 +37,23 @@ class FakeReportWriter:
     def write(self, content: ReportContent) -> bytes:
         self.written.append(content)
         return f"SR {content.report.sop_instance_uid} {len(self.written)}".encode()
+
+    def pending_visible(self, content: ReportContent) -> list[VisibleObject]:
+        uid = content.report.sop_instance_uid
+        return [
+            VisibleObject(
+                sop_instance_uid=f"{uid}.{number}",
+                series_instance_uid=f"{uid}.{number}.0",
+                report=uid,
+                kind=kind,
+                state=ReportState.PENDING,
+            )
+            for number, kind in enumerate(self.visible, 1)
+        ]
+
+    def write_visible(self, content: ReportContent, visible: VisibleObject, predecessor: VisibleObject | None) -> bytes:
+        follows = f" follows {predecessor.sop_instance_uid}" if predecessor else ""
+        return f"{visible.kind} {visible.sop_instance_uid}{follows}".encode()
 
 
 class FakeArchive:

@@ -11,11 +11,13 @@ from pipeline.domain import (
     Label,
     ModelVersion,
     Prediction,
+    ReferenceDistribution,
     Report,
     Request,
     Scores,
     StoredInstance,
     Study,
+    VisibleObject,
 )
 from pipeline.ports.backfill import BackfillCounts
 from pipeline.thumbnails import ImageReference
@@ -46,7 +48,10 @@ class CatalogTables:
     thumbnails: dict[str, tuple[bytes, float | None]] = field(default_factory=dict)  # with their distances
     image_reference: ImageReference | None = None
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
+    references: dict[int, ReferenceDistribution] = field(default_factory=dict)
+    stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
     jobs: dict[int, JobRow] = field(default_factory=dict)

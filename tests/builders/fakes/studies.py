@@ -15,7 +15,9 @@ from pipeline.domain import (
     Header,
     JobKind,
     JobState,
+    NotAssessedReason,
     Prediction,
+    ReferenceDistribution,
     Report,
     ReportState,
     Scores,
@@ -24,6 +26,7 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    VisibleObject,
 )
 from tests.builders.fakes.rows import CatalogTables
 
@@ -218,12 +221,60 @@ class FakeScoreRows:
     def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
         return {uid: found for uid in study_instance_uids if (found := self.predictions(uid, version))}
 
-    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+    def without_reference(self, version: int, *, limit: int) -> list[str]:
+        unranked = [
+            uid
+            for (uid, v), of in self._t.predictions.items()
+            if v == version and any(p.reason is NotAssessedReason.NO_REFERENCE for p in of)
+        ]
+        return unranked[::-1][:limit]
+
+    def count_scored(self, version: int, *, at_most: int) -> int:
+        return min(at_most, sum(v == version for _, v in self._t.predictions))
+
+    def newest_scored(self, version: int, *, limit: int) -> list[str]:
+        return [uid for uid in reversed(self._t.studies) if (uid, version) in self._t.predictions][:limit]
+
+    def study_scores(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         return {
-            uid: np.array([p.probability for p in self.predictions(uid, version)], dtype=np.float32)
+            uid: np.array([p.score for p in self.predictions(uid, version)], dtype=np.float32)
             for uid in study_instance_uids
             if (uid, version) in self._t.predictions
         }
+
+
+class FakeReferences:
+    def __init__(self, tables: CatalogTables) -> None:
+        self._t = tables
+
+    def lock(self) -> None:
+        pass
+
+    def current_number(self, version: int) -> int | None:
+        return max((r.number for r in self._t.references.values() if r.version == version), default=None)
+
+    def find(self, number: int) -> ReferenceDistribution | None:
+        return self._t.references.get(number)
+
+    def next_number(self) -> int:
+        return max(self._t.references, default=0) + 1
+
+    def add(self, reference: ReferenceDistribution) -> None:
+        self._t.references[reference.number] = reference
+
+
+class FakeReportStops:
+    def __init__(self, tables: CatalogTables) -> None:
+        self._t = tables
+
+    def current(self) -> dict[str, str]:
+        return dict(self._t.stops)
+
+    def stop(self, finding: str, *, reason: str, source: str) -> None:
+        self._t.stops[finding] = reason
+
+    def resume(self, finding: str) -> None:
+        self._t.stops.pop(finding, None)
 
 
 class FakeReports:
@@ -240,6 +291,10 @@ class FakeReports:
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         return {uid: found for uid in study_instance_uids if (found := self.latest(uid))}
 
+    def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
+        found = {r.study_instance_uid for r in self._t.reports.values() if r.version == version}
+        return sorted(uid for uid in found if uid > after)[:limit]
+
     def ensure_pending(self, report: Report) -> Report:
         same = (report.study_instance_uid, report.version, report.revision)
         rows = self._t.reports.values()
@@ -255,5 +310,19 @@ class FakeReports:
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED, status=status)
 
+    def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
+        return self._t.visible_objects.get(sop_instance_uid)
+
+    def visible_objects(self, report: str) -> list[VisibleObject]:
+        return [one for one in self._t.visible_objects.values() if one.report == report]
+
+    def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
+        same = (visible.report, visible.kind, visible.finding)
+        known = (one for one in self._t.visible_objects.values() if (one.report, one.kind, one.finding) == same)
+        return next(known, None) or self._t.visible_objects.setdefault(visible.sop_instance_uid, visible)
+
     def _update_report(self, uid: str, **changes: Any) -> None:
-        self._t.reports[uid] = replace(self._t.reports[uid], **changes)
+        if uid in self._t.visible_objects:
+            self._t.visible_objects[uid] = replace(self._t.visible_objects[uid], **changes)
+        else:
+            self._t.reports[uid] = replace(self._t.reports[uid], **changes)

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.domain import (
     FINDINGS,
     ModelVersion,
+    Scale,
     VersionState,
 )
 from tests.builders.fakes.rows import CatalogTables
@@ -50,7 +51,7 @@ class FakeVersions:
 
 
 def a_version(number: int = 1, state: VersionState = VersionState.SERVING, **changes: Any) -> ModelVersion:
-    """A ModelVersion with a threshold of .5 for every finding."""
+    """A ModelVersion that has learnt every finding, with a threshold of .5; `calibrated`: from many labels."""
     values: dict[str, Any] = {
         "number": number,
         "state": state,
@@ -60,5 +61,8 @@ def a_version(number: int = 1, state: VersionState = VersionState.SERVING, **cha
         "device_uid": f"2.25.{1000 + number}",
         "thresholds": dict.fromkeys(FINDINGS, 0.5),
         "undetermined_margin": 0.05,
+        "scales": dict.fromkeys(FINDINGS, Scale.BAND),
     }
+    if changes.pop("calibrated", False):
+        values["scales"] = dict.fromkeys(FINDINGS, Scale.PROBABILITY)
     return ModelVersion(**{**values, **changes})

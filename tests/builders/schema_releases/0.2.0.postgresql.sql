@@ -167,6 +167,7 @@ CREATE TABLE public.model_versions (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     served_at timestamp with time zone,
     retired_at timestamp with time zone,
+    scales json DEFAULT '{}'::json NOT NULL,
     CONSTRAINT ck_model_versions_rejected_says_why CHECK ((((state)::text <> 'rejected'::text) OR (reason <> ''::text))),
     CONSTRAINT ck_model_versions_state CHECK (((state)::text = ANY ((ARRAY['candidate'::character varying, 'serving'::character varying, 'retired'::character varying, 'rejected'::character varying])::text[])))
 );
@@ -189,14 +190,58 @@ CREATE TABLE public.predictions (
     study bigint NOT NULL,
     version integer NOT NULL,
     finding character varying(32) NOT NULL,
-    probability double precision NOT NULL,
+    score double precision NOT NULL,
     decision character varying(16) NOT NULL,
     revision integer NOT NULL,
     predicted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT ck_predictions_decision CHECK (((decision)::text = ANY ((ARRAY['present'::character varying, 'absent'::character varying, 'undetermined'::character varying])::text[]))),
+    scale character varying(16) NOT NULL,
+    likelihood double precision,
+    percentile double precision,
+    excess double precision,
+    reference integer,
+    reason character varying(16) DEFAULT ''::character varying NOT NULL,
+    CONSTRAINT ck_predictions_assessed_has_a_likelihood CHECK ((((decision)::text = 'not assessed'::text) = (likelihood IS NULL))),
+    CONSTRAINT ck_predictions_decision CHECK (((decision)::text = ANY ((ARRAY['present'::character varying, 'absent'::character varying, 'undetermined'::character varying, 'not assessed'::character varying])::text[]))),
     CONSTRAINT ck_predictions_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
-    CONSTRAINT ck_predictions_probability CHECK (((probability >= (0)::double precision) AND (probability <= (1)::double precision)))
+    CONSTRAINT ck_predictions_likelihood CHECK (((likelihood >= (0)::double precision) AND (likelihood <= (1)::double precision))),
+    CONSTRAINT ck_predictions_not_assessed_says_why CHECK ((((decision)::text = 'not assessed'::text) = ((reason)::text <> ''::text))),
+    CONSTRAINT ck_predictions_percentile CHECK (((percentile >= (0)::double precision) AND (percentile <= (1)::double precision))),
+    CONSTRAINT ck_predictions_reason CHECK (((reason)::text = ANY ((ARRAY[''::character varying, 'no reference'::character varying, 'stopped'::character varying, 'age'::character varying, 'age unknown'::character varying, 'withdrawn'::character varying])::text[]))),
+    CONSTRAINT ck_predictions_scale CHECK (((scale)::text = ANY ((ARRAY['probability'::character varying, 'band'::character varying, 'rank'::character varying])::text[]))),
+    CONSTRAINT ck_predictions_score CHECK (((score >= (0)::double precision) AND (score <= (1)::double precision)))
 );
+CREATE TABLE public.reference_distributions (
+    number integer NOT NULL,
+    version integer NOT NULL,
+    studies integer NOT NULL,
+    priors json NOT NULL,
+    call_rates json NOT NULL,
+    separation double precision NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_reference_distributions_studies CHECK ((studies > 0))
+);
+CREATE TABLE public.reference_scores (
+    reference integer NOT NULL,
+    view character varying(8) NOT NULL,
+    scores bytea NOT NULL
+);
+CREATE TABLE public.report_stops (
+    id bigint NOT NULL,
+    finding character varying(32) NOT NULL,
+    reason text NOT NULL,
+    source character varying(128) DEFAULT ''::character varying NOT NULL,
+    stopped_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    resumed_at timestamp with time zone,
+    CONSTRAINT ck_report_stops_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_report_stops_says_why CHECK ((reason <> ''::text))
+);
+CREATE SEQUENCE public.report_stops_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.report_stops_id_seq OWNED BY public.report_stops.id;
 CREATE TABLE public.reports (
     id bigint NOT NULL,
     sop_instance_uid character varying(64) NOT NULL,
@@ -214,6 +259,7 @@ CREATE TABLE public.reports (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     built_at timestamp with time zone,
     sent_at timestamp with time zone,
+    withdrawal text DEFAULT ''::text NOT NULL,
     CONSTRAINT ck_reports_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
     CONSTRAINT ck_reports_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
     CONSTRAINT ck_reports_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
@@ -332,44 +378,44 @@ CREATE VIEW public.v_findings_wide AS
     s.study_date,
     m.number AS version,
     m.notice,
-    p.probability AS atelectasis,
-    ( SELECT q.probability
+    p.excess AS atelectasis,
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Cardiomegaly'::text))) AS cardiomegaly,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Effusion'::text))) AS effusion,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Infiltration'::text))) AS infiltration,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Mass'::text))) AS mass,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Nodule'::text))) AS nodule,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumonia'::text))) AS pneumonia,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumothorax'::text))) AS pneumothorax,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Consolidation'::text))) AS consolidation,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Edema'::text))) AS edema,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Emphysema'::text))) AS emphysema,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Fibrosis'::text))) AS fibrosis,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pleural_Thickening'::text))) AS pleural_thickening,
-    ( SELECT q.probability
+    ( SELECT q.excess
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Hernia'::text))) AS hernia
    FROM ((public.studies s
@@ -500,21 +546,46 @@ CREATE VIEW public.v_lineage AS
     ((m.card -> 'preprocess'::text) ->> 'fingerprint'::text) AS preprocessing,
     ((m.card -> 'prompts'::text) ->> 'fingerprint'::text) AS prompts,
     m.label_fingerprint,
-    m.calibrated,
     (m.card ->> 'calibration'::text) AS calibration,
     f.column1 AS finding,
-    p.probability,
     p.decision,
-    ((m.thresholds ->> f.column1))::double precision AS threshold,
+    p.scale,
+        CASE
+            WHEN ((p.scale)::text = 'probability'::text) THEN p.likelihood
+            ELSE NULL::double precision
+        END AS probability,
+        CASE
+            WHEN (p.likelihood < (0.02)::double precision) THEN 'very unlikely'::text
+            WHEN (p.likelihood < (0.1)::double precision) THEN 'unlikely'::text
+            WHEN (p.likelihood < (0.5)::double precision) THEN 'possible'::text
+            WHEN (p.likelihood < (0.9)::double precision) THEN 'likely'::text
+            WHEN (p.likelihood IS NOT NULL) THEN 'very likely'::text
+            ELSE NULL::text
+        END AS band,
+    p.percentile,
+        CASE
+            WHEN ((p.scale)::text = 'rank'::text) THEN ((d.priors ->> (p.finding)::text))::double precision
+            ELSE (((((m.card -> 'learning'::text) -> 'measures'::text) -> (p.finding)::text) ->> 'prevalence'::text))::double precision
+        END AS prevalence,
+        CASE
+            WHEN ((p.decision)::text = 'not assessed'::text) THEN NULL::double precision
+            WHEN ((p.scale)::text = 'rank'::text) THEN ((1)::double precision - ((d.call_rates ->> (p.finding)::text))::double precision)
+            ELSE ((m.thresholds ->> (p.finding)::text))::double precision
+        END AS operating_point,
+    p.excess,
+    p.reason,
+    p.reference,
+    p.score,
     m.undetermined_margin
-   FROM (((((((public.reports r
+   FROM ((((((((public.reports r
      JOIN public.studies s ON ((s.id = r.study)))
      JOIN public.model_versions m ON ((m.number = r.version)))
      JOIN public.series e ON ((e.study = s.id)))
      JOIN public.instances i ON ((i.series = e.id)))
      JOIN public.image_scores g ON (((g.instance = i.id) AND (g.version = r.version) AND (g.created_at <= r.created_at))))
      CROSS JOIN ( VALUES ('Atelectasis'::text), ('Cardiomegaly'::text), ('Effusion'::text), ('Infiltration'::text), ('Mass'::text), ('Nodule'::text), ('Pneumonia'::text), ('Pneumothorax'::text), ('Consolidation'::text), ('Edema'::text), ('Emphysema'::text), ('Fibrosis'::text), ('Pleural_Thickening'::text), ('Hernia'::text)) f)
-     LEFT JOIN public.predictions p ON (((p.study = r.study) AND (p.version = r.version) AND (p.revision = r.revision) AND ((p.finding)::text = f.column1))));
+     LEFT JOIN public.predictions p ON (((p.study = r.study) AND (p.version = r.version) AND (p.revision = r.revision) AND ((p.finding)::text = f.column1))))
+     LEFT JOIN public.reference_distributions d ON ((d.number = p.reference)));
 CREATE VIEW public.v_model_versions AS
  SELECT model_versions.number,
     model_versions.state,
@@ -525,29 +596,75 @@ CREATE VIEW public.v_model_versions AS
     model_versions.notice,
     model_versions.calibrated,
     model_versions.label_fingerprint,
+    model_versions.scales,
     model_versions.thresholds,
     model_versions.undetermined_margin,
     model_versions.reason,
     model_versions.card,
     model_versions.created_at,
     model_versions.served_at,
-    model_versions.retired_at
+    model_versions.retired_at,
+    ( SELECT max(d.number) AS max
+           FROM public.reference_distributions d
+          WHERE (d.version = d.number)) AS reference
    FROM public.model_versions;
 CREATE VIEW public.v_predictions AS
  SELECT s.study_instance_uid,
     s.accession_number,
     p.finding,
-    p.probability,
     p.decision,
-    m.calibrated,
+    p.scale,
+        CASE
+            WHEN ((p.scale)::text = 'probability'::text) THEN p.likelihood
+            ELSE NULL::double precision
+        END AS probability,
+        CASE
+            WHEN (p.likelihood < (0.02)::double precision) THEN 'very unlikely'::text
+            WHEN (p.likelihood < (0.1)::double precision) THEN 'unlikely'::text
+            WHEN (p.likelihood < (0.5)::double precision) THEN 'possible'::text
+            WHEN (p.likelihood < (0.9)::double precision) THEN 'likely'::text
+            WHEN (p.likelihood IS NOT NULL) THEN 'very likely'::text
+            ELSE NULL::text
+        END AS band,
+    p.percentile,
+        CASE
+            WHEN ((p.scale)::text = 'rank'::text) THEN ((d.priors ->> (p.finding)::text))::double precision
+            ELSE (((((m.card -> 'learning'::text) -> 'measures'::text) -> (p.finding)::text) ->> 'prevalence'::text))::double precision
+        END AS prevalence,
+        CASE
+            WHEN ((p.decision)::text = 'not assessed'::text) THEN NULL::double precision
+            WHEN ((p.scale)::text = 'rank'::text) THEN ((1)::double precision - ((d.call_rates ->> (p.finding)::text))::double precision)
+            ELSE ((m.thresholds ->> (p.finding)::text))::double precision
+        END AS operating_point,
+    p.excess,
+    p.reason,
+    p.reference,
+    p.score,
     p.version,
     m.name AS version_name,
     m.notice,
     p.revision,
     p.predicted_at
-   FROM ((public.predictions p
+   FROM (((public.predictions p
      JOIN public.studies s ON (((s.id = p.study) AND (s.revision = p.revision))))
-     JOIN public.model_versions m ON ((m.number = p.version)));
+     JOIN public.model_versions m ON ((m.number = p.version)))
+     LEFT JOIN public.reference_distributions d ON ((d.number = p.reference)));
+CREATE VIEW public.v_references AS
+ SELECT reference_distributions.number,
+    reference_distributions.version,
+    reference_distributions.studies,
+    reference_distributions.priors,
+    reference_distributions.call_rates,
+    reference_distributions.separation,
+    reference_distributions.made_at
+   FROM public.reference_distributions;
+CREATE VIEW public.v_report_stops AS
+ SELECT report_stops.finding,
+    report_stops.reason,
+    report_stops.source,
+    report_stops.stopped_at,
+    report_stops.resumed_at
+   FROM public.report_stops;
 CREATE VIEW public.v_reports AS
  SELECT r.sop_instance_uid,
     r.series_instance_uid,
@@ -563,7 +680,8 @@ CREATE VIEW public.v_reports AS
     r.status,
     r.created_at,
     r.built_at,
-    r.sent_at
+    r.sent_at,
+    r.withdrawal
    FROM (public.reports r
      JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_rescoring AS
@@ -646,46 +764,48 @@ ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.in
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
 ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
+ALTER TABLE ONLY public.report_stops ALTER COLUMN id SET DEFAULT nextval('public.report_stops_id_seq'::regclass);
 ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0008');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 15:58:44.145274+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 15:58:44.144362+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 15:58:44.144166+00');
+INSERT INTO public.alembic_version VALUES ('0009');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 19:19:23.437625+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 19:19:23.436906+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 19:19:23.436741+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 15:58:44.033643+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 15:58:44.019868+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 15:58:44.144785+00', 0, '', '', NULL, '', '2026-11-30 15:58:44.144786+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 15:58:44.132667+00', '2026-11-30 15:58:44.132667+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 15:58:44.134288+00', '2026-11-30 15:58:44.134288+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 15:58:43.979839+00', '2026-11-30 15:58:43.979839+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 15:58:43.999136+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 15:58:44.046474+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 15:58:44.046752+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 15:58:44.046758+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 15:58:44.046761+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 15:58:44.046762+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 15:58:44.046764+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-30 15:58:44.046765+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-30 15:58:44.046767+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 15:58:44.046768+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 15:58:44.046788+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 15:58:44.046791+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 15:58:44.046793+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 15:58:44.0468+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 15:58:44.046803+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 15:58:44.055986+00', '2026-11-30 15:58:44.066888+00', '2026-11-30 15:58:44.071004+00');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 15:58:44.143479+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 19:19:23.372701+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 19:19:23.363086+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 19:19:23.437164+00', 0, '', '', NULL, '', '2026-11-30 19:19:23.437164+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 19:19:23.429648+00', '2026-11-30 19:19:23.429648+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 19:19:23.435704+00', '2026-11-30 19:19:23.435704+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 19:19:23.348242+00', '2026-11-30 19:19:23.348242+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 19:19:23.351639+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 19:19:23.37783+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 19:19:23.378077+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 19:19:23.378084+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 19:19:23.378086+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 19:19:23.378093+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 19:19:23.378096+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 19:19:23.378098+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 19:19:23.378099+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 19:19:23.378122+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 19:19:23.378125+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 19:19:23.378127+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 19:19:23.37813+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 19:19:23.378132+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 19:19:23.378135+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 19:19:23.380293+00', '2026-11-30 19:19:23.388074+00', '2026-11-30 19:19:23.391554+00', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 19:19:23.436207+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 15:58:44.001564+00', '2026-11-30 15:58:44.030985+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 19:19:23.353051+00', '2026-11-30 19:19:23.364859+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
+SELECT pg_catalog.setval('public.report_stops_id_seq', 1, false);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
 SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
@@ -718,6 +838,12 @@ ALTER TABLE ONLY public.patients
     ADD CONSTRAINT pk_patients PRIMARY KEY (id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
+ALTER TABLE ONLY public.reference_distributions
+    ADD CONSTRAINT pk_reference_distributions PRIMARY KEY (number);
+ALTER TABLE ONLY public.reference_scores
+    ADD CONSTRAINT pk_reference_scores PRIMARY KEY (reference, view);
+ALTER TABLE ONLY public.report_stops
+    ADD CONSTRAINT pk_report_stops PRIMARY KEY (id);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT pk_reports PRIMARY KEY (id);
 ALTER TABLE ONLY public.requests
@@ -762,6 +888,7 @@ CREATE INDEX ix_labels_document ON public.labels USING btree (document);
 CREATE INDEX ix_labels_reader ON public.labels USING btree (reader, id);
 CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, reader, stated_at, id, state);
 CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
+CREATE INDEX ix_predictions_no_reference ON public.predictions USING btree (version, study, reason) WHERE ((reason)::text = 'no reference'::text);
 CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
 CREATE INDEX ix_predictions_scored ON public.predictions USING btree (version, study, predicted_at) WHERE ((finding)::text = 'Atelectasis'::text);
 CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
@@ -776,6 +903,7 @@ CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) W
 CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
 CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
+CREATE UNIQUE INDEX uq_report_stops_finding ON public.report_stops USING btree (finding) WHERE (resumed_at IS NULL);
 CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
 CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
 ALTER TABLE ONLY public.backfill_days
@@ -795,9 +923,15 @@ ALTER TABLE ONLY public.labels
 ALTER TABLE ONLY public.labels
     ADD CONSTRAINT fk_labels_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.predictions
+    ADD CONSTRAINT fk_predictions_reference FOREIGN KEY (reference) REFERENCES public.reference_distributions(number);
+ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.reference_distributions
+    ADD CONSTRAINT fk_reference_distributions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.reference_scores
+    ADD CONSTRAINT fk_reference_scores_reference FOREIGN KEY (reference) REFERENCES public.reference_distributions(number);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT fk_reports_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reports

@@ -3,7 +3,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0008');
+INSERT INTO "alembic_version" VALUES('0009');
 CREATE TABLE audit_events (
 	id INTEGER NOT NULL, 
 	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -15,7 +15,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-30 15:58:42.166+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 19:19:22.382+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -42,7 +42,7 @@ CREATE TABLE backfill_units (
  WITHOUT ROWID
 
 ;
-INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 15:58:42.150+00:00');
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 19:19:22.370+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -61,7 +61,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
-INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 15:58:42.142+00:00');
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 19:19:22.366+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -82,7 +82,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 15:58:42.030+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 19:19:22.291+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -103,7 +103,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 15:58:42.017+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 19:19:22.285+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -124,7 +124,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 15:58:42.154+00:00',0,'','',NULL,'','2026-11-30 15:58:42.154+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 19:19:22.374+00:00',0,'','',NULL,'','2026-11-30 19:19:22.374+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -148,8 +148,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 15:58:42.106+00:00','2026-11-30 15:58:42.106+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 15:58:42.124+00:00','2026-11-30 15:58:42.124+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 19:19:22.342+00:00','2026-11-30 19:19:22.342+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 19:19:22.359+00:00','2026-11-30 19:19:22.359+00:00','');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -166,13 +166,13 @@ CREATE TABLE model_versions (
 	card JSON NOT NULL, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	served_at TEXT, 
-	retired_at TEXT, 
+	retired_at TEXT, scales JSON DEFAULT '{}' NOT NULL, 
 	CONSTRAINT pk_model_versions PRIMARY KEY (number), 
 	CONSTRAINT ck_model_versions_rejected_says_why CHECK (state <> 'rejected' OR reason <> ''), 
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 15:58:42.000+00:00','2026-11-30 15:58:42.000+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 19:19:22.280+00:00','2026-11-30 19:19:22.280+00:00',NULL,'{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -183,39 +183,82 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 15:58:42.013+00:00');
-CREATE TABLE predictions (
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 19:19:22.282+00:00');
+CREATE TABLE "predictions" (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
 	finding VARCHAR(32) NOT NULL, 
-	probability FLOAT NOT NULL, 
+	score FLOAT NOT NULL, 
 	decision VARCHAR(16) NOT NULL, 
 	revision INTEGER NOT NULL, 
 	predicted_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	scale VARCHAR(16) NOT NULL, 
+	likelihood FLOAT, 
+	percentile FLOAT, 
+	excess FLOAT, 
+	reference INTEGER, 
+	reason VARCHAR(16) DEFAULT '' NOT NULL, 
 	CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding), 
-	CONSTRAINT ck_predictions_decision CHECK (decision IN ('present', 'absent', 'undetermined')), 
-	CONSTRAINT ck_predictions_probability CHECK (probability BETWEEN 0 AND 1), 
+	CONSTRAINT fk_predictions_reference FOREIGN KEY(reference) REFERENCES reference_distributions (number), 
+	CONSTRAINT ck_predictions_score CHECK (score BETWEEN 0 AND 1), 
+	CONSTRAINT ck_predictions_likelihood CHECK (likelihood BETWEEN 0 AND 1), 
+	CONSTRAINT ck_predictions_percentile CHECK (percentile BETWEEN 0 AND 1), 
+	CONSTRAINT ck_predictions_assessed_has_a_likelihood CHECK ((decision = 'not assessed') = (likelihood IS NULL)), 
+	CONSTRAINT ck_predictions_not_assessed_says_why CHECK ((decision = 'not assessed') = (reason <> '')), 
+	CONSTRAINT ck_predictions_scale CHECK (scale IN ('probability', 'band', 'rank')), 
+	CONSTRAINT ck_predictions_reason CHECK (reason IN ('', 'no reference', 'stopped', 'age', 'age unknown', 'withdrawn')), 
 	CONSTRAINT ck_predictions_finding CHECK (finding IN ('Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_predictions_decision CHECK (decision IN ('present', 'absent', 'undetermined', 'not assessed')), 
 	CONSTRAINT fk_predictions_study FOREIGN KEY(study) REFERENCES studies (id), 
 	CONSTRAINT fk_predictions_version FOREIGN KEY(version) REFERENCES model_versions (number)
 )
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',1.00000001490116119384e-01,NULL,-2.19722456077937389196e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',1.61538466811180114746e-01,NULL,-1.64682540557651901913e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',5.92307686805725097656e-01,NULL,3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',6.53846144676208496093e-01,NULL,6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',2.23076924681663513183e-01,NULL,-1.24782467759561388476e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',7.15384602546691894531e-01,NULL,9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',7.76923060417175292968e-01,NULL,1.24782459161759518018e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',8.99999976158142089843e-01,NULL,2.19722431242671500939e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',2.84615397453308105468e-01,NULL,-9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',3.46153855323791503906e-01,NULL,-6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',4.07692313194274902343e-01,NULL,-3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',8.38461518287658691406e-01,NULL,1.6468252955592153075e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',4.69230771064758300781e-01,NULL,-1.23232633060105054023e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',5.30769228935241699218e-01,NULL,1.2323263306010513729e-01,NULL,'');
+CREATE TABLE reference_distributions (
+	number INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	studies INTEGER NOT NULL, 
+	priors JSON NOT NULL, 
+	call_rates JSON NOT NULL, 
+	separation FLOAT NOT NULL, 
+	made_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_reference_distributions PRIMARY KEY (number), 
+	CONSTRAINT ck_reference_distributions_studies CHECK (studies > 0), 
+	CONSTRAINT fk_reference_distributions_version FOREIGN KEY(version) REFERENCES model_versions (number)
+);
+CREATE TABLE reference_scores (
+	reference INTEGER NOT NULL, 
+	"view" VARCHAR(8) NOT NULL, 
+	scores BLOB NOT NULL, 
+	CONSTRAINT pk_reference_scores PRIMARY KEY (reference, "view"), 
+	CONSTRAINT fk_reference_scores_reference FOREIGN KEY(reference) REFERENCES reference_distributions (number)
+);
+CREATE TABLE report_stops (
+	id INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	reason TEXT NOT NULL, 
+	source VARCHAR(128) DEFAULT '' NOT NULL, 
+	stopped_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	resumed_at TEXT, 
+	CONSTRAINT pk_report_stops PRIMARY KEY (id), 
+	CONSTRAINT ck_report_stops_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_report_stops_says_why CHECK (reason <> '')
+);
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -232,7 +275,7 @@ CREATE TABLE reports (
 	status TEXT DEFAULT '' NOT NULL, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	built_at TEXT, 
-	sent_at TEXT, 
+	sent_at TEXT, withdrawal TEXT DEFAULT '' NOT NULL, 
 	CONSTRAINT pk_reports PRIMARY KEY (id), 
 	CONSTRAINT ck_reports_sent_has_a_time CHECK (state <> 'sent' OR sent_at IS NOT NULL), 
 	CONSTRAINT ck_reports_state CHECK (state IN ('pending', 'built', 'sent', 'refused')), 
@@ -242,7 +285,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 15:58:42.047+00:00','2026-11-30 15:58:42.052+00:00','2026-11-30 15:58:42.052+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 19:19:22.303+00:00','2026-11-30 19:19:22.305+00:00','2026-11-30 19:19:22.306+00:00','');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -260,7 +303,7 @@ CREATE TABLE requests (
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
-INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 15:58:42.134+00:00');
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 19:19:22.362+00:00');
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	series_instance_uid VARCHAR(64) NOT NULL, 
@@ -296,7 +339,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 15:58:42.015+00:00','2026-11-30 15:58:42.018+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 19:19:22.282+00:00','2026-11-30 19:19:22.286+00:00');
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -319,8 +362,6 @@ CREATE INDEX ix_studies_study_date ON studies (study_date);
 CREATE INDEX ix_studies_last_received_at ON studies (last_received_at);
 CREATE INDEX ix_studies_unreported ON studies (id) WHERE state <> 'reported';
 CREATE INDEX ix_instances_received_at ON instances (received_at);
-CREATE INDEX ix_predictions_present ON predictions (predicted_at) WHERE decision = 'present';
-CREATE INDEX ix_predictions_scored ON predictions (version, study, predicted_at) WHERE finding = 'Atelectasis';
 CREATE INDEX ix_labels_document ON labels (document);
 CREATE INDEX ix_labels_reader ON labels (reader, id);
 CREATE INDEX ix_labels_statement ON labels (study, finding, reader, stated_at, id, state);
@@ -331,6 +372,10 @@ CREATE INDEX ix_jobs_done ON jobs (finished_at) WHERE state = 'done';
 CREATE INDEX ix_jobs_learn ON jobs (id) WHERE kind = 'learn';
 CREATE INDEX ix_jobs_by_state ON jobs (state, id, kind);
 CREATE INDEX ix_audit_events_subject ON audit_events (subject);
+CREATE UNIQUE INDEX uq_report_stops_finding ON report_stops (finding) WHERE resumed_at IS NULL;
+CREATE INDEX ix_predictions_present ON predictions (predicted_at) WHERE decision = 'present';
+CREATE INDEX ix_predictions_scored ON predictions (version, study, predicted_at) WHERE finding = 'Atelectasis';
+CREATE INDEX ix_predictions_no_reference ON predictions (version, study, reason) WHERE reason = 'no reference';
 CREATE VIEW v_studies AS 
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
     s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
@@ -343,44 +388,56 @@ SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_cl
     i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study;
 CREATE VIEW v_predictions AS 
-SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
-    m.name AS version_name, m.notice, p.revision, p.predicted_at
-FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version;
+SELECT s.study_instance_uid, s.accession_number, p.finding, p.decision, p.scale, CASE WHEN p.scale = 'probability' THEN p.likelihood END AS probability, CASE WHEN p.likelihood < 0.02 THEN 'very unlikely' WHEN p.likelihood < 0.1 THEN 'unlikely' WHEN p.likelihood < 0.5 THEN 'possible' WHEN p.likelihood < 0.9 THEN 'likely' WHEN p.likelihood IS NOT NULL THEN 'very likely' END AS band, p.percentile,
+    CASE WHEN p.scale = 'rank' THEN CAST(d.priors ->> p.finding AS FLOAT)
+        ELSE CAST(m.card -> 'learning' -> 'measures' -> p.finding ->> 'prevalence' AS FLOAT) END AS prevalence,
+    CASE WHEN p.decision = 'not assessed' THEN NULL
+        WHEN p.scale = 'rank' THEN 1 - CAST(d.call_rates ->> p.finding AS FLOAT)
+        ELSE CAST(m.thresholds ->> p.finding AS FLOAT) END AS operating_point, p.excess, p.reason, p.reference, p.score,
+    p.version, m.name AS version_name, m.notice, p.revision, p.predicted_at
+FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version
+    LEFT JOIN reference_distributions d ON d.number = p.reference;
 CREATE VIEW v_findings_wide AS 
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
-    p.probability AS atelectasis,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Cardiomegaly') AS cardiomegaly,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Effusion') AS effusion,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Infiltration') AS infiltration,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Mass') AS mass,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Nodule') AS nodule,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumonia') AS pneumonia,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumothorax') AS pneumothorax,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Consolidation') AS consolidation,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Edema') AS edema,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Emphysema') AS emphysema,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Fibrosis') AS fibrosis,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pleural_Thickening') AS pleural_thickening,
-    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Hernia') AS hernia
+    p.excess AS atelectasis,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Cardiomegaly') AS cardiomegaly,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Effusion') AS effusion,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Infiltration') AS infiltration,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Mass') AS mass,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Nodule') AS nodule,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumonia') AS pneumonia,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumothorax') AS pneumothorax,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Consolidation') AS consolidation,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Edema') AS edema,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Emphysema') AS emphysema,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Fibrosis') AS fibrosis,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pleural_Thickening') AS pleural_thickening,
+    (SELECT q.excess FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Hernia') AS hernia
 FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
 WHERE p.study = s.id AND p.revision = s.revision AND p.finding = 'Atelectasis' AND m.number = p.version;
 CREATE VIEW v_reports AS 
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
-    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study;
 CREATE VIEW v_lineage AS 
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
     i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.notice, m.weights_sha256,
     m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
-    m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
-    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.undetermined_margin
+    m.label_fingerprint, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.decision, p.scale, CASE WHEN p.scale = 'probability' THEN p.likelihood END AS probability, CASE WHEN p.likelihood < 0.02 THEN 'very unlikely' WHEN p.likelihood < 0.1 THEN 'unlikely' WHEN p.likelihood < 0.5 THEN 'possible' WHEN p.likelihood < 0.9 THEN 'likely' WHEN p.likelihood IS NOT NULL THEN 'very likely' END AS band, p.percentile,
+    CASE WHEN p.scale = 'rank' THEN CAST(d.priors ->> p.finding AS FLOAT)
+        ELSE CAST(m.card -> 'learning' -> 'measures' -> p.finding ->> 'prevalence' AS FLOAT) END AS prevalence,
+    CASE WHEN p.decision = 'not assessed' THEN NULL
+        WHEN p.scale = 'rank' THEN 1 - CAST(d.call_rates ->> p.finding AS FLOAT)
+        ELSE CAST(m.thresholds ->> p.finding AS FLOAT) END AS operating_point, p.excess,
+    p.reason, p.reference, p.score, m.undetermined_margin
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
     CROSS JOIN (VALUES ('Atelectasis'), ('Cardiomegaly'), ('Effusion'), ('Infiltration'), ('Mass'), ('Nodule'), ('Pneumonia'), ('Pneumothorax'), ('Consolidation'), ('Edema'), ('Emphysema'), ('Fibrosis'), ('Pleural_Thickening'), ('Hernia')) AS f
     LEFT JOIN predictions p
-        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1;
+        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1
+    LEFT JOIN reference_distributions d ON d.number = p.reference;
 CREATE VIEW v_labels AS 
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.selection_reason,
     l.selection_probability, l.created_at,
@@ -395,9 +452,16 @@ SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reaso
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study;
 CREATE VIEW v_model_versions AS 
-SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
-    undetermined_margin, reason, card, created_at, served_at, retired_at
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, scales, thresholds,
+    undetermined_margin, reason, card, created_at, served_at, retired_at,
+    (SELECT MAX(d.number) FROM reference_distributions d WHERE d.version = number) AS reference
 FROM model_versions;
+CREATE VIEW v_references AS 
+SELECT number, version, studies, priors, call_rates, separation, made_at
+FROM reference_distributions;
+CREATE VIEW v_report_stops AS 
+SELECT finding, reason, source, stopped_at, resumed_at
+FROM report_stops;
 CREATE VIEW v_rescoring AS 
 SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
     COALESCE(a.scored, 0) - o.scored AS scored, COALESCE(a.scored_since, 0) - o.scored_since AS scored_since, a.last_scored_at

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import learn, rules, score
+from pipeline import decisions, learn, rules, score
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, Label, LabelState, Report, ReportState, StudyState
 from pipeline.errors import LeaseLost
@@ -25,11 +25,10 @@ from tests.builders.fakes.versions import a_version
 from tests.conftest import DATABASES
 
 STUDIES = ["1.1", "1.2", "1.3"]
-THRESHOLDS = dict.fromkeys(FINDINGS, 0.5)
 
 
 def predictions(level: float) -> list[Any]:
-    return list(rules.predictions_of(np.full(len(FINDINGS), level, np.float32), thresholds=THRESHOLDS, undetermined_margin=0.0))
+    return list(decisions.predict_study(np.full(len(FINDINGS), level, np.float32), a_version()))
 
 
 def fill(catalog: Catalog, studies: list[str]) -> None:

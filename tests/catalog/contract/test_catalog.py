@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import priorities, rules
+from pipeline import decisions, priorities
 from pipeline.domain import (
-    FINDINGS,
     AuditEvent,
     JobKind,
     JobState,
@@ -22,6 +21,8 @@ from pipeline.domain import (
     Sender,
     StudyState,
     VersionState,
+    VisibleKind,
+    VisibleObject,
 )
 from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports.services import Catalog
@@ -173,7 +174,7 @@ def test_revisions_count_up(catalog: Catalog) -> None:
 def test_scores_and_predictions(catalog: Catalog) -> None:
     add_instance(catalog, chest_header())
     scores = np.linspace(0, 1, 14, dtype=np.float32)
-    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.1)
+    predictions = decisions.predict_study(scores, a_version())
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
@@ -234,6 +235,45 @@ def test_a_report_is_pending_once_then_built_then_sent(catalog: Catalog) -> None
         refused = tx.reports.find("2.25.3")
         assert refused is not None
         assert (refused.state, refused.status, refused.predecessor) == (ReportState.REFUSED, "0xA900", "2.25.1")
+
+
+def test_a_visible_object_is_pending_once_then_built_then_sent(catalog: Catalog) -> None:
+    add_instance(catalog, chest_header())
+    sr = Report(
+        sop_instance_uid="2.25.1",
+        series_instance_uid="2.25.2",
+        study_instance_uid="1.1",
+        version=1,
+        revision=1,
+        state=ReportState.PENDING,
+    )
+    text = VisibleObject(
+        sop_instance_uid="2.25.3",
+        series_instance_uid="2.25.4",
+        report="2.25.1",
+        kind=VisibleKind.TEXT,
+        state=ReportState.PENDING,
+        sop_class_uid="1.2",
+        predecessor="2.25.9",
+    )
+    heat_map = replace(text, sop_instance_uid="2.25.5", kind=VisibleKind.HEATMAP, finding="Mass", predecessor=None)
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        tx.reports.ensure_pending(sr)
+        assert tx.reports.visible_objects("2.25.1") == []
+        assert tx.reports.ensure_visible(text) == text
+        assert tx.reports.ensure_visible(replace(text, predecessor="other")) == text
+        assert tx.reports.ensure_visible(replace(text, sop_instance_uid="1.2.3.4")) == text  # under another UID root
+        assert tx.reports.ensure_visible(heat_map) == heat_map
+        tx.reports.mark_built("2.25.3", FILE)
+        tx.reports.mark_sent("2.25.3", "0x0000")
+        tx.reports.mark_refused("2.25.5", "0xA900")
+    with catalog.read() as tx:
+        sent = replace(text, state=ReportState.SENT, file=FILE, status="0x0000")
+        refused = replace(heat_map, state=ReportState.REFUSED, status="0xA900")
+        assert tx.reports.visible_objects("2.25.1") == [sent, refused]
+        assert (tx.reports.find_visible("2.25.3"), tx.reports.find_visible("2.25.1")) == (sent, None)
+        assert tx.reports.find("2.25.1") == sr
 
 
 def test_one_job_waits_for_each_subject_and_takes_the_newest_payload(catalog: Catalog) -> None:
@@ -467,7 +507,7 @@ def test_the_previously_serving_version_is_known(catalog: Catalog) -> None:
 def test_studies_unscored_by_a_version_are_returned_newest_first(catalog: Catalog) -> None:
     for number in range(1, 8):
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
-    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
+    predictions = decisions.predict_study(np.zeros(14, dtype=np.float32), a_version())
     with catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)

@@ -11,7 +11,7 @@ import pytest
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli import activity
-from pipeline import learn, rules
+from pipeline import decisions, learn
 from pipeline.domain import Job, JobKind, Report, ReportState, StudyState, VersionState
 from pipeline.errors import LeaseLost
 from pipeline.learn import LearnOutcome, LearnResult
@@ -19,7 +19,7 @@ from pipeline.ports.services import Catalog, Transaction
 from tests.builders.catalog_rows import FILE, add_instance, chest_header
 from tests.builders.fakes.versions import a_version
 
-PREDICTIONS = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
+PREDICTIONS = decisions.predict_study(np.zeros(14, dtype=np.float32), a_version())
 
 
 def claim(tx: Transaction, kind: JobKind, lease_seconds: float = 60) -> Job:

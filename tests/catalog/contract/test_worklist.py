@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import labels, rules, worklist
+from pipeline import decisions, labels, rules, worklist
 from pipeline.acquisition import SelectionPolicy, SelectionReason
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, LabelState, Request, StudyState, VersionState
@@ -49,8 +49,7 @@ def fill(catalog: Catalog) -> None:
         with catalog.begin() as tx:
             for version in (1, 2):
                 scores = chance.random(len(FINDINGS)).astype(np.float32)
-                thresholds = dict.fromkeys(FINDINGS, 0.5)
-                predictions = rules.predictions_of(scores, thresholds=thresholds, undetermined_margin=0.0)
+                predictions = decisions.predict_study(scores, a_version())
                 tx.scores.put_predictions(version, {uid: predictions}, {uid: version})
             tx.studies.put_state(uid, StudyState.REPORTED)
 

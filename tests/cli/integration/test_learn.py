@@ -43,7 +43,7 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     catalog, store = SqlCatalog(url), ModelStore(tmp_path / "models")
     (tmp_path / "models").mkdir()
     base = importer.import_untrained_base(store, str(tiny.config_file(tmp_path)), seed=0)
-    importer.register_zero_shot(catalog, store, base, threshold=0.5, undetermined_margin=0.05, serve=True)
+    importer.register_zero_shot(catalog, store, base, serve=True)
     labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
     catalog.dispose()
     return radclipd_on(url)

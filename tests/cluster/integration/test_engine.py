@@ -88,17 +88,17 @@ class Hospital:
         models.mkdir()
         store = ModelStore(models)
         base = importer.import_untrained_base(store, str(tiny.config_file(models)), seed=1)
-        importer.register_zero_shot(self.catalog, store, base, threshold=0.5, undetermined_margin=0.05, serve=True)
+        importer.register_zero_shot(self.catalog, store, base, serve=True)
 
     def settings(self, **changes: Any) -> ClusterSettings:
         return ClusterSettings(**{"config": self.place.config, "block_size": 4, **changes})
 
     def predictions(self) -> dict[str, tuple[list[float], list[str]]]:
-        """StudyInstanceUID -> probabilities and decisions."""
+        """StudyInstanceUID -> scores and decisions."""
         with self.catalog.read() as tx:
             studies = tx.studies.uids_by_number(range(1, tx.studies.highest_study_number() + 1))
             found = {uid: tx.scores.predictions(uid, 1) for uid in studies}
-        return {uid: ([p.probability for p in said], [p.decision.value for p in said]) for uid, said in found.items() if said}
+        return {uid: ([p.score for p in said], [p.decision.value for p in said]) for uid, said in found.items() if said}
 
     def scored(self) -> int:
         return int(self.place.rows("SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions")[0]["n"])

@@ -12,7 +12,7 @@ import pytest
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.views import VIEWS
-from pipeline import rules
+from pipeline import decisions
 from pipeline.domain import FINDINGS, Sender, StoredFile
 from tests.builders.catalog_rows import add_reported_study, pending_report, reported_header
 from tests.builders.fakes.versions import a_version
@@ -36,7 +36,7 @@ def test_the_lineage_of_a_report(catalog_url: str) -> None:
     first = dict(zip(columns, rows[0], strict=True))
     assert (first["image_sha256"], first["preprocessing"], first["prompts"]) == ("f" * 64, "PRE", "PROMPTS")
     assert (first["version"], first["delivery"], first["report_sha256"]) == (1, "sent", "e" * 64)
-    assert (first["threshold"], first["undetermined_margin"], first["calibration"]) == (0.5, 0.05, None)
+    assert (first["operating_point"], first["undetermined_margin"], first["calibration"]) == (0.5, 0.05, None)
     assert first["created_at"] <= first["built_at"] <= first["sent_at"]
 
 
@@ -50,14 +50,17 @@ def test_the_lineage_of_a_report_survives_its_successor(catalog_url: str) -> Non
         tx.studies.add_instance(late, StoredFile("aa/g.dcm", "d" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.2": np.full(len(FINDINGS), 0.9, np.float32)})
         scores = np.full(len(FINDINGS), 0.9, np.float32)
-        predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, undetermined_margin=0.05)
+        predictions = decisions.predict_study(scores, a_version())
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
         tx.reports.ensure_pending(pending_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()
-    sql = "SELECT DISTINCT image_sha256, weights_sha256, threshold, probability FROM v_lineage WHERE sop_instance_uid = '{}'"
-    assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, 0.5, None)]
+    sql = "SELECT DISTINCT image_sha256, weights_sha256, band, score FROM v_lineage WHERE sop_instance_uid = '{}'"
+    assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, None, None)]
     second = query.run(catalog_url, sql.format("2.25.9"))[1]
-    assert sorted((image, round(probability, 3)) for image, _, _, probability in second) == [("d" * 64, 0.9), ("f" * 64, 0.9)]
+    assert sorted((image, band, round(score, 3)) for image, _, band, score in second) == [
+        ("d" * 64, "likely", 0.9),
+        ("f" * 64, "likely", 0.9),
+    ]
 
 
 @pytest.mark.parametrize("view", VIEWS)

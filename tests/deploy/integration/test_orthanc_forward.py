@@ -11,16 +11,26 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
 
 from adapters.demo.loopback import LOOPBACK, free_ports
 from adapters.demo.orthanc import MODALITY, OrthancServer, find_program
 from adapters.simulator import scanner
+from pipeline.domain import VisibleKind
 from tests.builders import peers
+from tests.builders.dicom_files import file_of
+from tests.builders.report_of import report_on, visible_on
 
 pytestmark = pytest.mark.orthanc
+RADIOGRAPHS = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation)
 PATIENCE = 25.0
 
 
@@ -39,7 +49,7 @@ class Receiver:
     def start(self) -> None:
         entity = AE("RADCLIPD")
         entity.add_supported_context(Verification)
-        for sop_class in (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, Comprehensive3DSRStorage):
+        for sop_class in (*RADIOGRAPHS, SecondaryCaptureImageStorage, BasicTextSRStorage, Comprehensive3DSRStorage):
             entity.add_supported_context(sop_class, ALL_TRANSFER_SYNTAXES)
         self._server = entity.start_server((LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
 
@@ -129,10 +139,13 @@ def test_a_stable_study_is_forwarded_once_and_its_report_sends_nothing(orthanc: 
     examination = film()
     send(orthanc, examination)
     assert until(lambda: receiver.received == image_uids(examination))
-    orthanc.upload(own_report(examination.instances[0].content))
+    content = examination.instances[0].content
+    card = visible_on(content, kind=VisibleKind.CARD, card_modality="DX")  # as a site may have it, to be routed as a film
+    for own in (report_on(content), visible_on(content), card):
+        orthanc.upload(file_of(own))
     assert quiet(orthanc, receiver) == image_uids(examination)
-    assert orthanc.count_instances() == 2
-    assert len(orthanc.find_instances(examination.study_instance_uid, "SR")) == 1
+    assert orthanc.count_instances() == 4
+    assert len(orthanc.find_instances(examination.study_instance_uid, "SR")) == 2
 
 
 def test_readers_documents_follow_the_films_of_their_study(orthanc: OrthancServer, receiver: Receiver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from pydicom.dataset import Dataset
 from adapters.demo.dictated_sr import build_dictated_sr
 from adapters.dicom.image import part10
 from adapters.dicom.sr.evidence import evidence_of
+from pipeline.domain import VisibleKind
 from tests.builders import peers
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.headers import HEADER_VARIANTS
-from tests.builders.report_of import a_card_version, report_on
+from tests.builders.report_of import LEARNT, a_card_version, report_on, visible_on
 from tests.builders.validators import errors_in, run
 
 pytestmark = pytest.mark.validators
@@ -29,9 +31,10 @@ def validate(report: Dataset, film: bytes, folder: Path) -> None:
     )  # dcentvfy compares bytes: the normalised header, in UTF-8 and within the limits of the standard
     assert errors_in(run("dciodvfy", "dicom3tools", "-new", sr)) == []
     assert errors_in(run("dcentvfy", "dicom3tools", sr, image)) == []
-    output = run("dsrdump", "dcmtk", sr)
-    assert errors_in(output) == []
-    assert "Imaging Measurement Report" in output
+    for tool in ("dsrdump", "dsr2html"):
+        output = run(tool, "dcmtk", sr)
+        assert errors_in(output) == []
+        assert str(report.ConceptNameCodeSequence[0].CodeMeaning) in output
 
 
 @pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
@@ -42,9 +45,29 @@ def test_a_report_on_any_header_is_valid(film: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sop_class", ["comprehensive-3d", "comprehensive", "enhanced"])
 def test_reports_of_every_sop_class_are_valid(sop_class: str, tmp_path: Path) -> None:
     film = dx()
-    version = a_card_version(calibrated=True, notice="UNTRAINED")
+    version = a_card_version(scales=LEARNT, notice="UNTRAINED")
     report = report_on(film, version=version, follows=True, sop_class=sop_class, include_absent=False, institution_name="Hospital")
     validate(report, file_of(film), tmp_path)
+
+
+@pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
+def test_a_text_report_on_any_header_is_valid(film: Dataset, tmp_path: Path) -> None:
+    validate(visible_on(film, follows=True), file_of(film), tmp_path)
+
+
+@pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
+def test_a_card_on_any_header_is_valid(film: Dataset, tmp_path: Path) -> None:
+    card, image = tmp_path / "card.dcm", tmp_path / "film.dcm"
+    card.write_bytes(file_of(visible_on(film, kind=VisibleKind.CARD)))
+    evidence_of(file_of(film)).save_as(image)
+    assert errors_in(run("dciodvfy", "dicom3tools", "-new", card)) == []
+    assert errors_in(run("dcentvfy", "dicom3tools", card, image)) == []
+
+
+@pytest.mark.parametrize("make", [report_on, visible_on], ids=["sr", "text"])
+def test_a_report_of_which_nothing_is_assessed_is_valid(make: Callable[..., Dataset], tmp_path: Path) -> None:
+    film = dx()
+    validate(make(film, has_reference=False), file_of(film), tmp_path)
 
 
 def test_a_report_on_several_images_is_valid(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-import adapters.dicom.sr.writer
+import adapters.dicom.sr.document
 from adapters.dicom.sr import codes
 from adapters.dicom.sr.dataset_template import DatasetTemplate, encode_dataset
-from adapters.dicom.sr.writer import SR_CLASS_UIDS, TEMPLATE_CACHE_SIZE, ReportSettings, SrWriter
-from pipeline.domain import FINDINGS, Decision, ModelVersion, Prediction, VersionState
+from adapters.dicom.sr.document import SR_CLASS_UIDS, ReportSettings
+from adapters.dicom.sr.writer import TEMPLATE_CACHE_SIZE, SrWriter
+from pipeline.domain import FINDINGS, Decision, ModelVersion, Scale, VersionState
 from pipeline.errors import ReportImpossible
 from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import dx, file_of
@@ -31,7 +32,7 @@ from tests.builders.documents import code, container
 from tests.builders.fakes.images import FakeImageStore
 from tests.builders.headers import HEADER_VARIANTS
 from tests.builders.reference_report import build_reference_report
-from tests.builders.report_of import a_card_version, content_of
+from tests.builders.report_of import LEARNT, a_card_version, content_of, told_of
 
 
 class _Noon(datetime.datetime):
@@ -47,7 +48,7 @@ def noon() -> Iterator[None]:
         clock = SimpleNamespace(**{**vars(datetime), "datetime": _Noon})
         for module in (highdicom.base, highdicom.base_content, highdicom.sr.sop):
             patch.setattr(module, "datetime", clock)
-        patch.setattr(adapters.dicom.sr.writer, "datetime", _Noon)
+        patch.setattr(adapters.dicom.sr.document, "datetime", _Noon)
         yield
 
 
@@ -69,7 +70,7 @@ versions = st.builds(
     a_card_version,
     number=st.integers(1, 9),
     name=st.sampled_from(["zero-shot", "n" * 80]),
-    calibrated=st.booleans(),
+    scales=st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from(Scale)),
     notice=st.sampled_from(["", "UNTRAINED"]),
     label_fingerprint=st.sampled_from(["", "f" * 16]),
     state=st.sampled_from(VersionState),
@@ -82,7 +83,7 @@ report_settings = st.builds(
     include_absent=st.booleans(),
     institution_name=words,
 )
-predictions = st.tuples(*(st.builds(Prediction, st.just(f), st.floats(0, 1), st.sampled_from(Decision)) for f in FINDINGS))
+scores = st.lists(st.floats(0, 1, width=32), min_size=len(FINDINGS), max_size=len(FINDINGS))
 
 
 @st.composite
@@ -92,10 +93,13 @@ def contents(draw: st.DrawFn) -> tuple[ReportContent, ReportSettings]:
     wanted, version, revision = draw(report_settings), draw(versions), draw(st.integers(1, 3))
     writer = writer_of(wanted)
     films = [film, *(in_same_study(other, film) for other in others)]
-    content = content_of([file_of(one) for one in films], STORE, writer, version, revision=revision)
+    drawn, has_reference = draw(scores), draw(st.booleans())
+    files = [file_of(one) for one in films]
+    content = content_of(files, STORE, writer, version, revision=revision, scores=drawn, has_reference=has_reference)
+    content = told_of(content, content.predictions, draw(st.sampled_from(["en", "de"])))
     study = content.study.study_instance_uid
     before = writer.pending_report(study, version.number, revision - 1) if draw(st.booleans()) else None
-    return replace(content, predictions=draw(predictions), predecessor=before), wanted
+    return replace(content, predecessor=before), wanted
 
 
 def in_same_study(other: Dataset, film: Dataset) -> Dataset:
@@ -148,18 +152,19 @@ def test_the_number_of_cached_templates_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("probability", [float("nan"), float("inf")])
-def test_a_score_that_is_not_finite_is_refused(probability: float) -> None:
-    content = build_content(
-        dx(), ReportSettings(), a_card_version(), predictions=[Prediction("Mass", probability, Decision.PRESENT)]
-    )
+def test_a_number_that_is_not_finite_is_refused(probability: float) -> None:
+    content = build_content(dx(), ReportSettings(), a_card_version(scales=LEARNT))
+    first = replace(content.statement.findings[0], probability=probability)
+    content = replace(content, statement=replace(content.statement, findings=(first, *content.statement.findings[1:])))
     with pytest.raises(ReportImpossible):
         writer_of(ReportSettings()).write(content)
 
 
 def test_absent_findings_are_reported_where_there_are_no_others() -> None:
     wanted = ReportSettings(include_absent=False)
-    healthy = [Prediction(finding, 0.01, Decision.ABSENT) for finding in FINDINGS]
-    content = build_content(dx(), wanted, a_card_version(), predictions=healthy)
+    version = a_card_version(scales=LEARNT)
+    content = content_of([file_of(dx())], STORE, writer_of(wanted), version, scores=[0.01] * len(FINDINGS))
+    assert {one.decision for one in content.predictions} == {Decision.ABSENT}
     assert writer_of(wanted).write(content) == build_reference_report(content, STORE, wanted)
 
 

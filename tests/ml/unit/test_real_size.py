@@ -44,9 +44,7 @@ def test_openais_tag_is_fetched_registered_and_scores_as_quickgelu(tmp_path: Pat
     safetensors.torch.save_file(network.state_dict(), root / "snapshots" / "abc" / "open_clip_model.safetensors")
     store = ModelStore(tmp_path / "models")
     source = sources.fetch("ViT-B-32-quickgelu/openai", tmp_path / "downloads")
-    version = importer.register_zero_shot(
-        FakeCatalog(), store, importer.import_base(store, source), threshold=0.5, undetermined_margin=0.05
-    )
+    version = importer.register_zero_shot(FakeCatalog(), store, importer.import_base(store, source))
     assert version.base == "vit-b-32-quickgelu-openai"
     assert version.card["architecture"]["quickgelu"]
     scorer = load_scorer(version, store.root, batch_size=4, threads=0)

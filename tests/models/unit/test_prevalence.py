@@ -7,10 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from adapters.simulator.prevalence import VIEWS, combinations
+from models.published_shares import CHESTXRAY14_SHARES, OTHER_SHARE
 from models.training.operating_point import OperatingPointSettings, choose_thresholds
 from models.training.prevalence import (
-    CHESTXRAY14_SHARES,
-    OTHER_SHARE,
     PrevalenceSettings,
     estimate_prevalences,
     published_prevalence,

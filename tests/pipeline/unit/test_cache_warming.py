@@ -136,11 +136,11 @@ def test_a_promotion_during_scoring_mixes_no_versions(at: str) -> None:
         assert scores == pytest.approx(version / 100), uid
     assert {number for _, number in hospital.catalog.tables.scores} == {1}
     for (_, version), predictions in hospital.catalog.tables.predictions.items():
-        assert [prediction.probability for prediction in predictions] == pytest.approx([version / 100] * len(predictions))
+        assert [prediction.score for prediction in predictions] == pytest.approx([version / 100] * len(predictions))
     rescore.rescore(catalog=hospital.catalog)
     hospital.run()
     assert sorted(uid for uid, number in hospital.catalog.tables.scores if number == 2) == ["1.1.1", "1.1.2"]
-    assert {round(p.probability, 6) for p in hospital.catalog.tables.predictions["1.1", 2]} == {0.02}
+    assert {round(p.score, 6) for p in hospital.catalog.tables.predictions["1.1", 2]} == {0.02}
 
 
 # idle workers

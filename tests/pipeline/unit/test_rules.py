@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import rules
 from pipeline.backoff import backoff_seconds
-from pipeline.domain import FINDINGS, Decision, Header, StoredFile, StoredInstance
+from pipeline.domain import Header, StoredFile, StoredInstance
 
 DX, CR, SC = rules.DIGITAL_X_RAY_FOR_PRESENTATION, rules.COMPUTED_RADIOGRAPHY, rules.SECONDARY_CAPTURE
 POLICY = rules.ChestPolicy()
@@ -75,32 +75,11 @@ def test_an_ignored_study_has_its_reason_in_words() -> None:
     assert rules.choose_images([], POLICY).reason == "no instances"
 
 
-@pytest.mark.parametrize(
-    ("probability", "decision"),
-    [
-        (0.56, Decision.PRESENT),
-        (0.55, Decision.PRESENT),
-        (0.5, Decision.UNDETERMINED),
-        (0.46, Decision.UNDETERMINED),
-        (0.44, Decision.ABSENT),
-    ],
-)
-def test_decide(probability: float, decision: Decision) -> None:
-    assert rules.decide(probability, threshold=0.5, undetermined_margin=0.05) is decision
-
-
 def test_aggregation_takes_the_maximum_or_the_mean_over_images() -> None:
     scores = [np.array([0.1, 0.9], np.float32), np.array([0.3, 0.1], np.float32)]
     assert rules.aggregate_scores(scores, "max") == pytest.approx([0.3, 0.9])
     assert rules.aggregate_scores(scores, "mean") == pytest.approx([0.2, 0.5])
     assert rules.aggregate_scores(scores, "mean").dtype == np.float32
-
-
-def test_predictions_are_in_the_order_of_findings() -> None:
-    scores = np.linspace(0, 1, 14, dtype=np.float32)
-    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.0)
-    assert [p.finding for p in predictions] == list(FINDINGS)
-    assert [p.decision for p in predictions].count(Decision.PRESENT) == 7
 
 
 def test_backoff_grows_with_jitter_and_stays_under_its_cap() -> None:

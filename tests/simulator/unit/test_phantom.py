@@ -236,3 +236,17 @@ def test_the_contact_sheet_shows_every_finding_within_its_size_limit(tmp_path: P
         grey = np.asarray(picture.convert("L"), dtype=np.float32)
     tiles = {grey[y : y + 200, x : x + 200].tobytes() for y in range(22, 1000, 222) for x in range(4, 1100, 204)}
     assert len(tiles) == 30
+
+
+@pytest.mark.parametrize("finding", ["Mass", "Effusion", "Cardiomegaly"])
+def test_a_located_finding_is_where_the_film_differs(finding: str) -> None:
+    """Of two findings in one film the mask shows one; most of the change that it makes in the film lies on its mask."""
+    present = {finding: 0.9, "Hernia": 0.5}
+    located = phantom.take_located(5, finding, findings=present, size=(224, 224))
+    without = phantom.take_frontal(5, findings={"Hernia": 0.5}, size=(224, 224))
+    change = np.abs(located.film.pixels - without.pixels)
+    assert located.mask.shape == located.lungs.shape == (224, 224)
+    assert 0.002 < located.mask.mean() < 0.25
+    assert change[located.mask].mean() > 1.5 * change[~located.mask].mean()  # the detector levels the whole film
+    assert (located.lungs >= 0).all()
+    assert 0.1 < located.lungs.mean() < 0.5

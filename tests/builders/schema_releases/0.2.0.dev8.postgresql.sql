@@ -1,0 +1,812 @@
+CREATE FUNCTION public.labels_refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'labels are append-only'; END $$;
+CREATE FUNCTION public.requests_refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'requests are append-only'; END $$;
+CREATE TABLE public.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+CREATE TABLE public.audit_events (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    action character varying(32) NOT NULL,
+    outcome character varying(16) NOT NULL,
+    subject character varying(128) NOT NULL,
+    detail text NOT NULL,
+    source character varying(128) NOT NULL,
+    CONSTRAINT ck_audit_events_outcome CHECK (((outcome)::text = ANY ((ARRAY['done'::character varying, 'refused'::character varying, 'failed'::character varying])::text[])))
+);
+CREATE SEQUENCE public.audit_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.audit_events_id_seq OWNED BY public.audit_events.id;
+CREATE TABLE public.backfill_days (
+    backfill bigint NOT NULL,
+    day character varying(8) NOT NULL,
+    done_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.backfill_units (
+    backfill bigint NOT NULL,
+    key character varying(64) NOT NULL,
+    mark character varying(64) NOT NULL,
+    state character varying(16) NOT NULL,
+    instances integer NOT NULL,
+    duplicates integer NOT NULL,
+    refused integer NOT NULL,
+    bytes bigint NOT NULL,
+    error text DEFAULT ''::text NOT NULL,
+    finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_backfill_units_failed_says_why CHECK ((((state)::text = 'failed'::text) = (error <> ''::text))),
+    CONSTRAINT ck_backfill_units_state CHECK (((state)::text = ANY ((ARRAY['done'::character varying, 'failed'::character varying])::text[])))
+);
+CREATE TABLE public.backfilled_studies (
+    study_instance_uid character varying(64) NOT NULL,
+    backfill bigint NOT NULL,
+    brought_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone
+);
+CREATE TABLE public.backfills (
+    id bigint NOT NULL,
+    source character varying(255) NOT NULL,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE SEQUENCE public.backfills_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.backfills_id_seq OWNED BY public.backfills.id;
+CREATE TABLE public.circuits (
+    destination character varying(64) NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    open_until timestamp with time zone
+);
+CREATE TABLE public.image_scores (
+    instance bigint NOT NULL,
+    version integer NOT NULL,
+    scores bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_image_scores_scores CHECK ((length(scores) = 56))
+);
+CREATE TABLE public.instances (
+    id bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    series bigint NOT NULL,
+    sop_class_uid character varying(64) NOT NULL,
+    transfer_syntax_uid character varying(64) NOT NULL,
+    instance_number bigint,
+    header json NOT NULL,
+    file_key character varying(128) NOT NULL,
+    file_sha256 character varying(64) NOT NULL,
+    file_size bigint NOT NULL,
+    sender_ae_title character varying(64) NOT NULL,
+    sender_address character varying(64) NOT NULL,
+    called_ae_title character varying(64) NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    file_xxh3 character varying(32) DEFAULT ''::character varying NOT NULL,
+    CONSTRAINT ck_instances_file_size CHECK ((file_size > 0))
+);
+CREATE SEQUENCE public.instances_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.instances_id_seq OWNED BY public.instances.id;
+CREATE TABLE public.jobs (
+    id bigint NOT NULL,
+    kind character varying(16) NOT NULL,
+    subject character varying(64) NOT NULL,
+    payload json NOT NULL,
+    state character varying(16) DEFAULT 'waiting'::character varying NOT NULL,
+    priority integer DEFAULT 100 NOT NULL,
+    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    worker character varying(128) DEFAULT ''::character varying NOT NULL,
+    lease_token character varying(32) DEFAULT ''::character varying NOT NULL,
+    lease_until timestamp with time zone,
+    error text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT ck_jobs_kind CHECK (((kind)::text = ANY ((ARRAY['score'::character varying, 'report'::character varying, 'send'::character varying, 'label'::character varying, 'learn'::character varying])::text[]))),
+    CONSTRAINT ck_jobs_running_is_leased CHECK ((((state)::text = 'running'::text) = (lease_until IS NOT NULL))),
+    CONSTRAINT ck_jobs_state CHECK (((state)::text = ANY ((ARRAY['waiting'::character varying, 'running'::character varying, 'done'::character varying, 'quarantined'::character varying])::text[])))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.02');
+CREATE SEQUENCE public.jobs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.jobs_id_seq OWNED BY public.jobs.id;
+CREATE TABLE public.labels (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    finding character varying(32) NOT NULL,
+    state character varying(16),
+    reader character varying(64) NOT NULL,
+    source character varying(64) NOT NULL,
+    selection_reason character varying(64) DEFAULT ''::character varying NOT NULL,
+    selection_probability double precision,
+    revokes bigint,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    stated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    document character varying(64) DEFAULT ''::character varying NOT NULL,
+    CONSTRAINT ck_labels_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_labels_says_something CHECK (((state IS NOT NULL) OR (revokes IS NOT NULL))),
+    CONSTRAINT ck_labels_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision))),
+    CONSTRAINT ck_labels_state CHECK (((state)::text = ANY ((ARRAY['present'::character varying, 'absent'::character varying, 'uncertain'::character varying])::text[])))
+);
+CREATE SEQUENCE public.labels_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.labels_id_seq OWNED BY public.labels.id;
+CREATE TABLE public.model_versions (
+    number integer NOT NULL,
+    state character varying(16) NOT NULL,
+    name character varying(128) NOT NULL,
+    base character varying(128) NOT NULL,
+    weights_sha256 character varying(64) NOT NULL,
+    device_uid character varying(64) NOT NULL,
+    notice character varying(64) DEFAULT ''::character varying NOT NULL,
+    calibrated boolean DEFAULT false NOT NULL,
+    label_fingerprint character varying(64) DEFAULT ''::character varying NOT NULL,
+    thresholds json NOT NULL,
+    undetermined_margin double precision NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    card json NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    served_at timestamp with time zone,
+    retired_at timestamp with time zone,
+    CONSTRAINT ck_model_versions_rejected_says_why CHECK ((((state)::text <> 'rejected'::text) OR (reason <> ''::text))),
+    CONSTRAINT ck_model_versions_state CHECK (((state)::text = ANY ((ARRAY['candidate'::character varying, 'serving'::character varying, 'retired'::character varying, 'rejected'::character varying])::text[])))
+);
+CREATE TABLE public.patients (
+    id bigint NOT NULL,
+    patient_key character varying(300) NOT NULL,
+    patient_id character varying(128) NOT NULL,
+    issuer_of_patient_id character varying(128) NOT NULL,
+    patient_sex character varying(16) NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE SEQUENCE public.patients_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.patients_id_seq OWNED BY public.patients.id;
+CREATE TABLE public.predictions (
+    study bigint NOT NULL,
+    version integer NOT NULL,
+    finding character varying(32) NOT NULL,
+    probability double precision NOT NULL,
+    decision character varying(16) NOT NULL,
+    revision integer NOT NULL,
+    predicted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_predictions_decision CHECK (((decision)::text = ANY ((ARRAY['present'::character varying, 'absent'::character varying, 'undetermined'::character varying])::text[]))),
+    CONSTRAINT ck_predictions_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_predictions_probability CHECK (((probability >= (0)::double precision) AND (probability <= (1)::double precision)))
+);
+CREATE TABLE public.reports (
+    id bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    series_instance_uid character varying(64) NOT NULL,
+    study bigint NOT NULL,
+    version integer NOT NULL,
+    revision integer NOT NULL,
+    sop_class_uid character varying(64) DEFAULT ''::character varying NOT NULL,
+    state character varying(16) NOT NULL,
+    predecessor character varying(64),
+    file_key character varying(128),
+    file_sha256 character varying(64),
+    file_size bigint,
+    status text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    built_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    CONSTRAINT ck_reports_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
+    CONSTRAINT ck_reports_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
+    CONSTRAINT ck_reports_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
+)
+WITH (autovacuum_vacuum_scale_factor='0.05');
+CREATE SEQUENCE public.reports_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.reports_id_seq OWNED BY public.reports.id;
+CREATE TABLE public.requests (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    selection_reason character varying(64) NOT NULL,
+    finding character varying(32) DEFAULT ''::character varying NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    selection_probability double precision NOT NULL,
+    version integer NOT NULL,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_requests_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_requests_says_why CHECK (((selection_reason)::text <> ''::text)),
+    CONSTRAINT ck_requests_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision)))
+);
+CREATE SEQUENCE public.requests_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.requests_id_seq OWNED BY public.requests.id;
+CREATE TABLE public.series (
+    id bigint NOT NULL,
+    series_instance_uid character varying(64) NOT NULL,
+    study bigint NOT NULL,
+    modality character varying(16) NOT NULL,
+    series_number bigint,
+    series_description character varying(128) NOT NULL
+);
+CREATE SEQUENCE public.series_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.series_id_seq OWNED BY public.series.id;
+CREATE TABLE public.studies (
+    id bigint NOT NULL,
+    study_instance_uid character varying(64) NOT NULL,
+    patient bigint NOT NULL,
+    accession_number character varying(64) NOT NULL,
+    study_date character varying(8) NOT NULL,
+    study_time character varying(16) NOT NULL,
+    study_description character varying(128) NOT NULL,
+    patient_age character varying(4) NOT NULL,
+    state character varying(16) NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    revision integer DEFAULT 0 NOT NULL,
+    instance_count integer DEFAULT 0 NOT NULL,
+    released boolean DEFAULT false NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_studies_ignored_says_why CHECK ((((state)::text <> 'ignored'::text) OR (reason <> ''::text))),
+    CONSTRAINT ck_studies_revision CHECK ((revision >= 0)),
+    CONSTRAINT ck_studies_state CHECK (((state)::text = ANY ((ARRAY['arriving'::character varying, 'settled'::character varying, 'scored'::character varying, 'reported'::character varying, 'ignored'::character varying])::text[])))
+)
+WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.02');
+CREATE SEQUENCE public.studies_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.studies_id_seq OWNED BY public.studies.id;
+CREATE VIEW public.v_audit AS
+ SELECT audit_events.id,
+    audit_events.at,
+    audit_events.action,
+    audit_events.outcome,
+    audit_events.subject,
+    audit_events.detail,
+    audit_events.source
+   FROM public.audit_events;
+CREATE VIEW public.v_backfills AS
+ SELECT b.source,
+    b.begun_at,
+    ( SELECT count(*) AS count
+           FROM public.backfill_days d
+          WHERE (d.backfill = b.id)) AS days_done,
+    count(
+        CASE
+            WHEN ((p.state)::text = 'done'::text) THEN 1
+            ELSE NULL::integer
+        END) AS units_done,
+    count(
+        CASE
+            WHEN ((p.state)::text = 'failed'::text) THEN 1
+            ELSE NULL::integer
+        END) AS units_failed,
+    COALESCE(sum(p.instances), (0)::bigint) AS instances,
+    COALESCE(sum(p.refused), (0)::bigint) AS refused,
+    (COALESCE(sum(p.bytes), (0)::numeric))::bigint AS bytes,
+    max(p.finished_at) AS last_at,
+    ( SELECT e.error
+           FROM public.backfill_units e
+          WHERE ((e.backfill = b.id) AND ((e.state)::text = 'failed'::text))
+          ORDER BY e.finished_at DESC
+         LIMIT 1) AS last_error
+   FROM (public.backfills b
+     LEFT JOIN public.backfill_units p ON ((p.backfill = b.id)))
+  GROUP BY b.id, b.source, b.begun_at;
+CREATE VIEW public.v_findings_wide AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    s.study_date,
+    m.number AS version,
+    m.notice,
+    p.probability AS atelectasis,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Cardiomegaly'::text))) AS cardiomegaly,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Effusion'::text))) AS effusion,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Infiltration'::text))) AS infiltration,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Mass'::text))) AS mass,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Nodule'::text))) AS nodule,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumonia'::text))) AS pneumonia,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumothorax'::text))) AS pneumothorax,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Consolidation'::text))) AS consolidation,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Edema'::text))) AS edema,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Emphysema'::text))) AS emphysema,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Fibrosis'::text))) AS fibrosis,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pleural_Thickening'::text))) AS pleural_thickening,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Hernia'::text))) AS hernia
+   FROM ((public.studies s
+     CROSS JOIN public.predictions p)
+     CROSS JOIN public.model_versions m)
+  WHERE ((p.study = s.id) AND (p.revision = s.revision) AND ((p.finding)::text = 'Atelectasis'::text) AND (m.number = p.version));
+CREATE VIEW public.v_instances AS
+ SELECT i.sop_instance_uid,
+    r.series_instance_uid,
+    s.study_instance_uid,
+    i.sop_class_uid,
+    i.transfer_syntax_uid,
+    r.modality,
+    r.series_number,
+    i.instance_number,
+    (i.header ->> 'view_position'::text) AS view_position,
+    (i.header ->> 'body_part_examined'::text) AS body_part_examined,
+    (i.header ->> 'manufacturer_model_name'::text) AS manufacturer_model_name,
+    i.file_key,
+    i.file_sha256,
+    i.file_size,
+    i.sender_ae_title,
+    i.sender_address,
+    i.received_at
+   FROM ((public.instances i
+     JOIN public.series r ON ((r.id = i.series)))
+     JOIN public.studies s ON ((s.id = r.study)));
+CREATE VIEW public.v_jobs AS
+ SELECT jobs.id,
+    jobs.kind,
+    jobs.subject,
+    jobs.state,
+    jobs.priority,
+    jobs.run_at,
+    jobs.attempts,
+    jobs.worker,
+    jobs.lease_until,
+    jobs.error,
+    jobs.created_at,
+    jobs.finished_at
+   FROM public.jobs;
+CREATE VIEW public.v_labels AS
+ SELECT l.id,
+    s.study_instance_uid,
+    s.accession_number,
+    l.finding,
+    l.state,
+    l.reader,
+    l.source,
+    l.selection_reason,
+    l.selection_probability,
+    l.created_at,
+        CASE
+            WHEN ((( SELECT x.id
+               FROM public.labels x
+              WHERE (x.revokes = l.id)) IS NOT NULL) OR (EXISTS ( SELECT 1
+               FROM public.labels x
+              WHERE ((x.study = l.study) AND ((x.finding)::text = (l.finding)::text) AND ((x.reader)::text = (l.reader)::text) AND (x.state IS NOT NULL) AND ((x.stated_at > l.stated_at) OR ((x.stated_at = l.stated_at) AND (x.id > l.id))))))) THEN 1
+            ELSE 0
+        END AS revoked,
+    l.stated_at,
+    l.document
+   FROM (public.labels l
+     JOIN public.studies s ON ((s.id = l.study)))
+  WHERE (l.state IS NOT NULL);
+CREATE VIEW public.v_learning AS
+ SELECT j.id AS job,
+    j.state,
+    j.created_at,
+    j.attempts,
+    j.worker,
+    j.stage,
+    j.done,
+    j.total,
+    ((j.seconds / (NULLIF(j.done, 0))::double precision) * ((j.total - j.done))::double precision) AS seconds_left,
+    j.result,
+    j.reason,
+    j.version,
+    j.error,
+    j.finished_at
+   FROM ( SELECT jobs.id,
+            jobs.state,
+            jobs.created_at,
+            jobs.attempts,
+            jobs.worker,
+            jobs.error,
+            jobs.finished_at,
+                CASE
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN (jobs.payload ->> 'stage'::text)
+                    ELSE NULL::text
+                END AS stage,
+                CASE
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'done'::text))::integer
+                    ELSE NULL::integer
+                END AS done,
+                CASE
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'total'::text))::integer
+                    ELSE NULL::integer
+                END AS total,
+                CASE
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'seconds'::text))::double precision
+                    ELSE NULL::double precision
+                END AS seconds,
+            (jobs.payload ->> 'result'::text) AS result,
+            (jobs.payload ->> 'reason'::text) AS reason,
+            ((jobs.payload ->> 'version'::text))::integer AS version
+           FROM public.jobs
+          WHERE ((jobs.kind)::text = 'learn'::text)) j;
+CREATE VIEW public.v_lineage AS
+ SELECT r.sop_instance_uid,
+    s.study_instance_uid,
+    r.revision,
+    r.state AS delivery,
+    r.status,
+    r.created_at,
+    r.built_at,
+    r.sent_at,
+    r.file_sha256 AS report_sha256,
+    r.predecessor,
+    i.sop_instance_uid AS image_sop_instance_uid,
+    i.file_key AS image_file_key,
+    i.file_sha256 AS image_sha256,
+    r.version,
+    m.name AS version_name,
+    m.device_uid,
+    m.notice,
+    m.weights_sha256,
+    ((m.card -> 'preprocess'::text) ->> 'fingerprint'::text) AS preprocessing,
+    ((m.card -> 'prompts'::text) ->> 'fingerprint'::text) AS prompts,
+    m.label_fingerprint,
+    m.calibrated,
+    (m.card ->> 'calibration'::text) AS calibration,
+    f.column1 AS finding,
+    p.probability,
+    p.decision,
+    ((m.thresholds ->> f.column1))::double precision AS threshold,
+    m.undetermined_margin
+   FROM (((((((public.reports r
+     JOIN public.studies s ON ((s.id = r.study)))
+     JOIN public.model_versions m ON ((m.number = r.version)))
+     JOIN public.series e ON ((e.study = s.id)))
+     JOIN public.instances i ON ((i.series = e.id)))
+     JOIN public.image_scores g ON (((g.instance = i.id) AND (g.version = r.version) AND (g.created_at <= r.created_at))))
+     CROSS JOIN ( VALUES ('Atelectasis'::text), ('Cardiomegaly'::text), ('Effusion'::text), ('Infiltration'::text), ('Mass'::text), ('Nodule'::text), ('Pneumonia'::text), ('Pneumothorax'::text), ('Consolidation'::text), ('Edema'::text), ('Emphysema'::text), ('Fibrosis'::text), ('Pleural_Thickening'::text), ('Hernia'::text)) f)
+     LEFT JOIN public.predictions p ON (((p.study = r.study) AND (p.version = r.version) AND (p.revision = r.revision) AND ((p.finding)::text = f.column1))));
+CREATE VIEW public.v_model_versions AS
+ SELECT model_versions.number,
+    model_versions.state,
+    model_versions.name,
+    model_versions.base,
+    model_versions.weights_sha256,
+    model_versions.device_uid,
+    model_versions.notice,
+    model_versions.calibrated,
+    model_versions.label_fingerprint,
+    model_versions.thresholds,
+    model_versions.undetermined_margin,
+    model_versions.reason,
+    model_versions.card,
+    model_versions.created_at,
+    model_versions.served_at,
+    model_versions.retired_at
+   FROM public.model_versions;
+CREATE VIEW public.v_predictions AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    p.finding,
+    p.probability,
+    p.decision,
+    m.calibrated,
+    p.version,
+    m.name AS version_name,
+    m.notice,
+    p.revision,
+    p.predicted_at
+   FROM ((public.predictions p
+     JOIN public.studies s ON (((s.id = p.study) AND (s.revision = p.revision))))
+     JOIN public.model_versions m ON ((m.number = p.version)));
+CREATE VIEW public.v_reports AS
+ SELECT r.sop_instance_uid,
+    r.series_instance_uid,
+    r.sop_class_uid,
+    s.study_instance_uid,
+    s.accession_number,
+    r.version,
+    r.revision,
+    r.state,
+    r.predecessor,
+    r.file_key,
+    r.file_sha256,
+    r.status,
+    r.created_at,
+    r.built_at,
+    r.sent_at
+   FROM (public.reports r
+     JOIN public.studies s ON ((s.id = r.study)));
+CREATE VIEW public.v_rescoring AS
+ SELECT m.number AS version,
+    m.name AS version_name,
+    m.served_at,
+    (t.studies - o.studies) AS studies,
+    (COALESCE(a.scored, (0)::bigint) - o.scored) AS scored,
+    (COALESCE(a.scored_since, (0)::bigint) - o.scored_since) AS scored_since,
+    a.last_scored_at
+   FROM (((public.model_versions m
+     CROSS JOIN ( SELECT count(*) AS studies
+           FROM public.studies) t)
+     CROSS JOIN ( SELECT count(*) AS studies,
+            count(p.study) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since
+           FROM ((public.studies s
+             LEFT JOIN public.model_versions n ON (((n.state)::text = 'serving'::text)))
+             LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = n.number) AND ((p.finding)::text = 'Atelectasis'::text))))
+          WHERE (((s.state)::text <> 'reported'::text) AND (((s.state)::text <> 'scored'::text) OR ((COALESCE(( SELECT r.state
+                   FROM public.reports r
+                  WHERE (r.study = s.id)
+                  ORDER BY r.id DESC
+                 LIMIT 1), (( SELECT 'refused'::text
+                   FROM public.backfilled_studies k
+                  WHERE ((k.study_instance_uid)::text = (s.study_instance_uid)::text)))::character varying, ''::character varying))::text <> 'refused'::text)))) o)
+     LEFT JOIN ( SELECT p.version,
+            count(*) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since,
+            max(p.predicted_at) AS last_scored_at
+           FROM (public.model_versions n
+             JOIN public.predictions p ON ((p.version = n.number)))
+          WHERE (((n.state)::text = 'serving'::text) AND ((p.finding)::text = 'Atelectasis'::text))
+          GROUP BY p.version) a ON ((a.version = m.number)))
+  WHERE (((m.state)::text = 'serving'::text) AND (t.studies > o.studies));
+CREATE VIEW public.v_studies AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    t.patient_id,
+    t.issuer_of_patient_id,
+    t.patient_sex,
+    s.patient_age,
+    s.study_date,
+    s.study_time,
+    s.study_description,
+    s.state,
+    s.reason,
+    s.revision,
+    s.instance_count,
+    s.received_at,
+    s.last_received_at
+   FROM (public.studies s
+     JOIN public.patients t ON ((t.id = s.patient)));
+CREATE VIEW public.v_worklist AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    s.study_date,
+    q.selection_reason,
+    q.finding,
+    q.reason,
+    q.selection_probability,
+    q.version,
+    q.requested_at,
+    ( SELECT min(l.created_at) AS min
+           FROM public.labels l
+          WHERE ((l.study = q.study) AND (l.state IS NOT NULL))) AS labelled_at
+   FROM (public.requests q
+     JOIN public.studies s ON ((s.id = q.study)));
+ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
+ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
+ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
+ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
+ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
+ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
+ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
+ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
+ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
+ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
+INSERT INTO public.alembic_version VALUES ('0008');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 15:58:44.145274+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 15:58:44.144362+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 15:58:44.144166+00');
+INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 15:58:44.033643+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 15:58:44.019868+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 15:58:44.144785+00', 0, '', '', NULL, '', '2026-11-30 15:58:44.144786+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 15:58:44.132667+00', '2026-11-30 15:58:44.132667+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 15:58:44.134288+00', '2026-11-30 15:58:44.134288+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 15:58:43.979839+00', '2026-11-30 15:58:43.979839+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 15:58:43.999136+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 15:58:44.046474+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 15:58:44.046752+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 15:58:44.046758+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 15:58:44.046761+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 15:58:44.046762+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 15:58:44.046764+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-30 15:58:44.046765+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-30 15:58:44.046767+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 15:58:44.046768+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 15:58:44.046788+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 15:58:44.046791+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 15:58:44.046793+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 15:58:44.0468+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 15:58:44.046803+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 15:58:44.055986+00', '2026-11-30 15:58:44.066888+00', '2026-11-30 15:58:44.071004+00');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 15:58:44.143479+00');
+INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 15:58:44.001564+00', '2026-11-30 15:58:44.030985+00');
+SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
+SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
+SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
+SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
+SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
+SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
+SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
+SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
+SELECT pg_catalog.setval('public.series_id_seq', 1, true);
+SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
+ALTER TABLE ONLY public.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.audit_events
+    ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
+ALTER TABLE ONLY public.backfill_days
+    ADD CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day);
+ALTER TABLE ONLY public.backfill_units
+    ADD CONSTRAINT pk_backfill_units PRIMARY KEY (backfill, key);
+ALTER TABLE ONLY public.backfilled_studies
+    ADD CONSTRAINT pk_backfilled_studies PRIMARY KEY (study_instance_uid);
+ALTER TABLE ONLY public.backfills
+    ADD CONSTRAINT pk_backfills PRIMARY KEY (id);
+ALTER TABLE ONLY public.circuits
+    ADD CONSTRAINT pk_circuits PRIMARY KEY (destination);
+ALTER TABLE ONLY public.image_scores
+    ADD CONSTRAINT pk_image_scores PRIMARY KEY (instance, version);
+ALTER TABLE ONLY public.instances
+    ADD CONSTRAINT pk_instances PRIMARY KEY (id);
+ALTER TABLE ONLY public.jobs
+    ADD CONSTRAINT pk_jobs PRIMARY KEY (id);
+ALTER TABLE ONLY public.labels
+    ADD CONSTRAINT pk_labels PRIMARY KEY (id);
+ALTER TABLE ONLY public.model_versions
+    ADD CONSTRAINT pk_model_versions PRIMARY KEY (number);
+ALTER TABLE ONLY public.patients
+    ADD CONSTRAINT pk_patients PRIMARY KEY (id);
+ALTER TABLE ONLY public.predictions
+    ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
+ALTER TABLE ONLY public.reports
+    ADD CONSTRAINT pk_reports PRIMARY KEY (id);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT pk_requests PRIMARY KEY (id);
+ALTER TABLE ONLY public.series
+    ADD CONSTRAINT pk_series PRIMARY KEY (id);
+ALTER TABLE ONLY public.studies
+    ADD CONSTRAINT pk_studies PRIMARY KEY (id);
+ALTER TABLE ONLY public.backfills
+    ADD CONSTRAINT uq_backfills_source UNIQUE (source);
+ALTER TABLE ONLY public.instances
+    ADD CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid);
+ALTER TABLE ONLY public.labels
+    ADD CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding);
+ALTER TABLE ONLY public.labels
+    ADD CONSTRAINT uq_labels_revokes UNIQUE (revokes);
+ALTER TABLE ONLY public.model_versions
+    ADD CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid);
+ALTER TABLE ONLY public.patients
+    ADD CONSTRAINT uq_patients_patient_key UNIQUE (patient_key);
+ALTER TABLE ONLY public.reports
+    ADD CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid);
+ALTER TABLE ONLY public.reports
+    ADD CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT uq_requests_study UNIQUE (study);
+ALTER TABLE ONLY public.series
+    ADD CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid);
+ALTER TABLE ONLY public.studies
+    ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
+CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
+CREATE INDEX ix_audit_events_subject ON public.audit_events USING btree (subject);
+CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
+CREATE INDEX ix_instances_received_at ON public.instances USING btree (received_at);
+CREATE INDEX ix_instances_series ON public.instances USING btree (series);
+CREATE INDEX ix_jobs_by_state ON public.jobs USING btree (state, id, kind);
+CREATE INDEX ix_jobs_done ON public.jobs USING btree (finished_at) WHERE ((state)::text = 'done'::text);
+CREATE INDEX ix_jobs_due ON public.jobs USING btree (kind, priority, run_at, id) WHERE ((state)::text = 'waiting'::text);
+CREATE INDEX ix_jobs_learn ON public.jobs USING btree (id) WHERE ((kind)::text = 'learn'::text);
+CREATE INDEX ix_jobs_quarantined ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'quarantined'::text);
+CREATE INDEX ix_labels_document ON public.labels USING btree (document);
+CREATE INDEX ix_labels_reader ON public.labels USING btree (reader, id);
+CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, reader, stated_at, id, state);
+CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
+CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
+CREATE INDEX ix_predictions_scored ON public.predictions USING btree (version, study, predicted_at) WHERE ((finding)::text = 'Atelectasis'::text);
+CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
+CREATE INDEX ix_reports_unsent ON public.reports USING btree (created_at) WHERE ((state)::text <> 'sent'::text);
+CREATE INDEX ix_studies_accession_number ON public.studies USING btree (accession_number);
+CREATE INDEX ix_studies_arriving ON public.studies USING btree (last_received_at) WHERE ((state)::text = 'arriving'::text);
+CREATE INDEX ix_studies_last_received_at ON public.studies USING btree (last_received_at);
+CREATE INDEX ix_studies_patient ON public.studies USING btree (patient);
+CREATE INDEX ix_studies_study_date ON public.studies USING btree (study_date);
+CREATE INDEX ix_studies_unreported ON public.studies USING btree (id) WHERE ((state)::text <> 'reported'::text);
+CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'running'::text);
+CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
+CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
+CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
+CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
+CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+ALTER TABLE ONLY public.backfill_days
+    ADD CONSTRAINT fk_backfill_days_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.backfill_units
+    ADD CONSTRAINT fk_backfill_units_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.backfilled_studies
+    ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.image_scores
+    ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
+ALTER TABLE ONLY public.image_scores
+    ADD CONSTRAINT fk_image_scores_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.instances
+    ADD CONSTRAINT fk_instances_series FOREIGN KEY (series) REFERENCES public.series(id);
+ALTER TABLE ONLY public.labels
+    ADD CONSTRAINT fk_labels_revokes_study_finding FOREIGN KEY (revokes, study, finding) REFERENCES public.labels(id, study, finding);
+ALTER TABLE ONLY public.labels
+    ADD CONSTRAINT fk_labels_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.predictions
+    ADD CONSTRAINT fk_predictions_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.predictions
+    ADD CONSTRAINT fk_predictions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.reports
+    ADD CONSTRAINT fk_reports_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.reports
+    ADD CONSTRAINT fk_reports_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT fk_requests_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT fk_requests_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.series
+    ADD CONSTRAINT fk_series_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.studies
+    ADD CONSTRAINT fk_studies_patient FOREIGN KEY (patient) REFERENCES public.patients(id);

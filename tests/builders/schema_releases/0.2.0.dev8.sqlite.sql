@@ -1,0 +1,444 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0008');
+CREATE TABLE audit_events (
+	id INTEGER NOT NULL, 
+	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	action VARCHAR(32) NOT NULL, 
+	outcome VARCHAR(16) NOT NULL, 
+	subject VARCHAR(128) NOT NULL, 
+	detail TEXT NOT NULL, 
+	source VARCHAR(128) NOT NULL, 
+	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
+	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
+);
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 15:58:42.166+00:00','store','refused','1.9','why','PACS');
+CREATE TABLE backfill_days (
+	backfill INTEGER NOT NULL, 
+	day VARCHAR(8) NOT NULL, 
+	done_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day), 
+	CONSTRAINT fk_backfill_days_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+);
+CREATE TABLE backfill_units (
+	backfill INTEGER NOT NULL, 
+	"key" VARCHAR(64) NOT NULL, 
+	mark VARCHAR(64) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	instances INTEGER NOT NULL, 
+	duplicates INTEGER NOT NULL, 
+	refused INTEGER NOT NULL, 
+	bytes BIGINT NOT NULL, 
+	error TEXT DEFAULT '' NOT NULL, 
+	finished_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfill_units PRIMARY KEY (backfill, "key"), 
+	CONSTRAINT ck_backfill_units_state CHECK (state IN ('done', 'failed')), 
+	CONSTRAINT ck_backfill_units_failed_says_why CHECK ((state = 'failed') = (error <> '')), 
+	CONSTRAINT fk_backfill_units_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 15:58:42.150+00:00');
+CREATE TABLE backfilled_studies (
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	backfill INTEGER NOT NULL, 
+	brought_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	ended_at TEXT, 
+	CONSTRAINT pk_backfilled_studies PRIMARY KEY (study_instance_uid), 
+	CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE backfills (
+	id INTEGER NOT NULL, 
+	source VARCHAR(255) NOT NULL, 
+	begun_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfills PRIMARY KEY (id), 
+	CONSTRAINT uq_backfills_source UNIQUE (source)
+);
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 15:58:42.142+00:00');
+CREATE TABLE circuits (
+	destination VARCHAR(64) NOT NULL, 
+	failures INTEGER DEFAULT '0' NOT NULL, 
+	open_until TEXT, 
+	CONSTRAINT pk_circuits PRIMARY KEY (destination)
+);
+INSERT INTO "circuits" VALUES('PACS',2,NULL);
+CREATE TABLE image_scores (
+	instance INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	scores BLOB NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_image_scores PRIMARY KEY (instance, version), 
+	CONSTRAINT fk_image_scores_instance FOREIGN KEY(instance) REFERENCES instances (id), 
+	CONSTRAINT fk_image_scores_version FOREIGN KEY(version) REFERENCES model_versions (number), 
+	CONSTRAINT ck_image_scores_scores CHECK (length(scores) = 56)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 15:58:42.030+00:00');
+CREATE TABLE instances (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	series INTEGER NOT NULL, 
+	sop_class_uid VARCHAR(64) NOT NULL, 
+	transfer_syntax_uid VARCHAR(64) NOT NULL, 
+	instance_number BIGINT, 
+	header JSON NOT NULL, 
+	file_key VARCHAR(128) NOT NULL, 
+	file_sha256 VARCHAR(64) NOT NULL, 
+	file_size BIGINT NOT NULL, 
+	sender_ae_title VARCHAR(64) NOT NULL, 
+	sender_address VARCHAR(64) NOT NULL, 
+	called_ae_title VARCHAR(64) NOT NULL, 
+	received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, file_xxh3 VARCHAR(32) DEFAULT '' NOT NULL, 
+	CONSTRAINT pk_instances PRIMARY KEY (id), 
+	CONSTRAINT ck_instances_file_size CHECK (file_size > 0), 
+	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
+	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
+);
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 15:58:42.017+00:00','');
+CREATE TABLE "jobs" (
+	id INTEGER NOT NULL, 
+	kind VARCHAR(16) NOT NULL, 
+	subject VARCHAR(64) NOT NULL, 
+	payload JSON NOT NULL, 
+	state VARCHAR(16) DEFAULT 'waiting' NOT NULL, 
+	priority INTEGER DEFAULT '100' NOT NULL, 
+	run_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	attempts INTEGER DEFAULT '0' NOT NULL, 
+	worker VARCHAR(128) DEFAULT '' NOT NULL, 
+	lease_token VARCHAR(32) DEFAULT '' NOT NULL, 
+	lease_until TEXT, 
+	error TEXT DEFAULT '' NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	finished_at TEXT, 
+	CONSTRAINT pk_jobs PRIMARY KEY (id), 
+	CONSTRAINT ck_jobs_running_is_leased CHECK ((state = 'running') = (lease_until IS NOT NULL)), 
+	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
+	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
+);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 15:58:42.154+00:00',0,'','',NULL,'','2026-11-30 15:58:42.154+00:00',NULL);
+CREATE TABLE "labels" (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	state VARCHAR(16), 
+	reader VARCHAR(64) NOT NULL, 
+	source VARCHAR(64) NOT NULL, 
+	selection_reason VARCHAR(64) DEFAULT '' NOT NULL, 
+	selection_probability FLOAT, 
+	revokes INTEGER, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	stated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	document VARCHAR(64) DEFAULT '' NOT NULL, 
+	CONSTRAINT pk_labels PRIMARY KEY (id), 
+	CONSTRAINT ck_labels_state CHECK (state IN ('present', 'absent', 'uncertain')), 
+	CONSTRAINT ck_labels_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
+	CONSTRAINT ck_labels_finding CHECK (finding IN ('Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_labels_says_something CHECK (state IS NOT NULL OR revokes IS NOT NULL), 
+	CONSTRAINT fk_labels_revokes_study_finding FOREIGN KEY(revokes, study, finding) REFERENCES labels (id, study, finding), 
+	CONSTRAINT fk_labels_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
+	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
+);
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 15:58:42.106+00:00','2026-11-30 15:58:42.106+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 15:58:42.124+00:00','2026-11-30 15:58:42.124+00:00','');
+CREATE TABLE model_versions (
+	number INTEGER NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	name VARCHAR(128) NOT NULL, 
+	base VARCHAR(128) NOT NULL, 
+	weights_sha256 VARCHAR(64) NOT NULL, 
+	device_uid VARCHAR(64) NOT NULL, 
+	notice VARCHAR(64) DEFAULT '' NOT NULL, 
+	calibrated BOOLEAN DEFAULT false NOT NULL, 
+	label_fingerprint VARCHAR(64) DEFAULT '' NOT NULL, 
+	thresholds JSON NOT NULL, 
+	undetermined_margin FLOAT NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
+	card JSON NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	served_at TEXT, 
+	retired_at TEXT, 
+	CONSTRAINT pk_model_versions PRIMARY KEY (number), 
+	CONSTRAINT ck_model_versions_rejected_says_why CHECK (state <> 'rejected' OR reason <> ''), 
+	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
+	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
+);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 15:58:42.000+00:00','2026-11-30 15:58:42.000+00:00',NULL);
+CREATE TABLE patients (
+	id INTEGER NOT NULL, 
+	patient_key VARCHAR(300) NOT NULL, 
+	patient_id VARCHAR(128) NOT NULL, 
+	issuer_of_patient_id VARCHAR(128) NOT NULL, 
+	patient_sex VARCHAR(16) NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_patients PRIMARY KEY (id), 
+	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
+);
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 15:58:42.013+00:00');
+CREATE TABLE predictions (
+	study INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	probability FLOAT NOT NULL, 
+	decision VARCHAR(16) NOT NULL, 
+	revision INTEGER NOT NULL, 
+	predicted_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding), 
+	CONSTRAINT ck_predictions_decision CHECK (decision IN ('present', 'absent', 'undetermined')), 
+	CONSTRAINT ck_predictions_probability CHECK (probability BETWEEN 0 AND 1), 
+	CONSTRAINT ck_predictions_finding CHECK (finding IN ('Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT fk_predictions_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_predictions_version FOREIGN KEY(version) REFERENCES model_versions (number)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
+CREATE TABLE reports (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	study INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	revision INTEGER NOT NULL, 
+	sop_class_uid VARCHAR(64) DEFAULT '' NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	predecessor VARCHAR(64), 
+	file_key VARCHAR(128), 
+	file_sha256 VARCHAR(64), 
+	file_size BIGINT, 
+	status TEXT DEFAULT '' NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	built_at TEXT, 
+	sent_at TEXT, 
+	CONSTRAINT pk_reports PRIMARY KEY (id), 
+	CONSTRAINT ck_reports_sent_has_a_time CHECK (state <> 'sent' OR sent_at IS NOT NULL), 
+	CONSTRAINT ck_reports_state CHECK (state IN ('pending', 'built', 'sent', 'refused')), 
+	CONSTRAINT ck_reports_built_has_bytes CHECK (state IN ('pending', 'refused') OR file_sha256 IS NOT NULL), 
+	CONSTRAINT fk_reports_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_reports_version FOREIGN KEY(version) REFERENCES model_versions (number), 
+	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
+	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
+);
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 15:58:42.047+00:00','2026-11-30 15:58:42.052+00:00','2026-11-30 15:58:42.052+00:00');
+CREATE TABLE requests (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	selection_reason VARCHAR(64) NOT NULL, 
+	finding VARCHAR(32) DEFAULT '' NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
+	selection_probability FLOAT NOT NULL, 
+	version INTEGER NOT NULL, 
+	requested_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_requests PRIMARY KEY (id), 
+	CONSTRAINT ck_requests_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_requests_says_why CHECK (selection_reason <> ''), 
+	CONSTRAINT ck_requests_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
+	CONSTRAINT fk_requests_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
+	CONSTRAINT uq_requests_study UNIQUE (study)
+);
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 15:58:42.134+00:00');
+CREATE TABLE series (
+	id INTEGER NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	study INTEGER NOT NULL, 
+	modality VARCHAR(16) NOT NULL, 
+	series_number BIGINT, 
+	series_description VARCHAR(128) NOT NULL, 
+	CONSTRAINT pk_series PRIMARY KEY (id), 
+	CONSTRAINT fk_series_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid)
+);
+INSERT INTO "series" VALUES(1,'1.3',1,'',NULL,'');
+CREATE TABLE studies (
+	id INTEGER NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	patient INTEGER NOT NULL, 
+	accession_number VARCHAR(64) NOT NULL, 
+	study_date VARCHAR(8) NOT NULL, 
+	study_time VARCHAR(16) NOT NULL, 
+	study_description VARCHAR(128) NOT NULL, 
+	patient_age VARCHAR(4) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
+	revision INTEGER DEFAULT '0' NOT NULL, 
+	instance_count INTEGER DEFAULT '0' NOT NULL, 
+	released BOOLEAN DEFAULT false NOT NULL, 
+	received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	last_received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_studies PRIMARY KEY (id), 
+	CONSTRAINT ck_studies_ignored_says_why CHECK (state <> 'ignored' OR reason <> ''), 
+	CONSTRAINT ck_studies_state CHECK (state IN ('arriving', 'settled', 'scored', 'reported', 'ignored')), 
+	CONSTRAINT ck_studies_revision CHECK (revision >= 0), 
+	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
+	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
+);
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 15:58:42.015+00:00','2026-11-30 15:58:42.018+00:00');
+CREATE INDEX ix_audit_events_at ON audit_events (at);
+CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
+CREATE INDEX ix_studies_accession_number ON studies (accession_number);
+CREATE INDEX ix_studies_arriving ON studies (last_received_at) WHERE state = 'arriving';
+CREATE INDEX ix_studies_patient ON studies (patient);
+CREATE INDEX ix_instances_file_sha256 ON instances (file_sha256);
+CREATE INDEX ix_instances_series ON instances (series);
+CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes) OR (NEW.state IS NOT NULL AND EXISTS (SELECT 1 FROM labels WHERE document <> '' AND document = NEW.document AND study = NEW.study AND finding = NEW.finding AND reader = NEW.reader AND state IS NOT NULL)) BEGIN SELECT RAISE(ABORT, 'labels are append-only: UNIQUE constraint'); END;
+CREATE INDEX ix_jobs_due ON jobs (kind, priority, run_at, id) WHERE state = 'waiting';
+CREATE UNIQUE INDEX uq_jobs_running ON jobs (kind, subject) WHERE state = 'running';
+CREATE UNIQUE INDEX uq_jobs_waiting ON jobs (kind, subject) WHERE state = 'waiting';
+CREATE UNIQUE INDEX uq_labels_document ON labels (document, study, finding, reader) WHERE document <> '' AND state IS NOT NULL;
+CREATE TRIGGER requests_no_update BEFORE UPDATE ON requests BEGIN SELECT RAISE(ABORT, 'requests are append-only'); END;
+CREATE TRIGGER requests_no_delete BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'requests are append-only'); END;
+CREATE TRIGGER requests_no_replace BEFORE INSERT ON requests WHEN EXISTS (SELECT 1 FROM requests WHERE id = NEW.id OR study = NEW.study) BEGIN SELECT RAISE(ABORT, 'requests are append-only: UNIQUE constraint'); END;
+CREATE INDEX ix_patients_patient_id ON patients (patient_id);
+CREATE INDEX ix_studies_study_date ON studies (study_date);
+CREATE INDEX ix_studies_last_received_at ON studies (last_received_at);
+CREATE INDEX ix_studies_unreported ON studies (id) WHERE state <> 'reported';
+CREATE INDEX ix_instances_received_at ON instances (received_at);
+CREATE INDEX ix_predictions_present ON predictions (predicted_at) WHERE decision = 'present';
+CREATE INDEX ix_predictions_scored ON predictions (version, study, predicted_at) WHERE finding = 'Atelectasis';
+CREATE INDEX ix_labels_document ON labels (document);
+CREATE INDEX ix_labels_reader ON labels (reader, id);
+CREATE INDEX ix_labels_statement ON labels (study, finding, reader, stated_at, id, state);
+CREATE INDEX ix_reports_created_at ON reports (created_at);
+CREATE INDEX ix_reports_unsent ON reports (created_at) WHERE state <> 'sent';
+CREATE INDEX ix_jobs_quarantined ON jobs (kind, subject) WHERE state = 'quarantined';
+CREATE INDEX ix_jobs_done ON jobs (finished_at) WHERE state = 'done';
+CREATE INDEX ix_jobs_learn ON jobs (id) WHERE kind = 'learn';
+CREATE INDEX ix_jobs_by_state ON jobs (state, id, kind);
+CREATE INDEX ix_audit_events_subject ON audit_events (subject);
+CREATE VIEW v_studies AS 
+SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
+    s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
+    s.received_at, s.last_received_at
+FROM studies s JOIN patients t ON t.id = s.patient;
+CREATE VIEW v_instances AS 
+SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
+    r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
+    i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study;
+CREATE VIEW v_predictions AS 
+SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
+    m.name AS version_name, m.notice, p.revision, p.predicted_at
+FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version;
+CREATE VIEW v_findings_wide AS 
+SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
+    p.probability AS atelectasis,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Cardiomegaly') AS cardiomegaly,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Effusion') AS effusion,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Infiltration') AS infiltration,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Mass') AS mass,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Nodule') AS nodule,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumonia') AS pneumonia,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pneumothorax') AS pneumothorax,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Consolidation') AS consolidation,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Edema') AS edema,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Emphysema') AS emphysema,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Fibrosis') AS fibrosis,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pleural_Thickening') AS pleural_thickening,
+    (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Hernia') AS hernia
+FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
+WHERE p.study = s.id AND p.revision = s.revision AND p.finding = 'Atelectasis' AND m.number = p.version;
+CREATE VIEW v_reports AS 
+SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
+FROM reports r JOIN studies s ON s.id = r.study;
+CREATE VIEW v_lineage AS 
+SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
+    r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
+    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.notice, m.weights_sha256,
+    m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
+    m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
+    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.undetermined_margin
+FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
+    JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
+    JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
+    CROSS JOIN (VALUES ('Atelectasis'), ('Cardiomegaly'), ('Effusion'), ('Infiltration'), ('Mass'), ('Nodule'), ('Pneumonia'), ('Pneumothorax'), ('Consolidation'), ('Edema'), ('Emphysema'), ('Fibrosis'), ('Pleural_Thickening'), ('Hernia')) AS f
+    LEFT JOIN predictions p
+        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1;
+CREATE VIEW v_labels AS 
+SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.selection_reason,
+    l.selection_probability, l.created_at,
+    CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
+        SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
+            AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
+    l.stated_at, l.document
+FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL;
+CREATE VIEW v_worklist AS 
+SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
+    q.version, q.requested_at,
+    (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
+FROM requests q JOIN studies s ON s.id = q.study;
+CREATE VIEW v_model_versions AS 
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
+    undetermined_margin, reason, card, created_at, served_at, retired_at
+FROM model_versions;
+CREATE VIEW v_rescoring AS 
+SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
+    COALESCE(a.scored, 0) - o.scored AS scored, COALESCE(a.scored_since, 0) - o.scored_since AS scored_since, a.last_scored_at
+FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
+    CROSS JOIN (
+        SELECT COUNT(*) AS studies, COUNT(p.study) AS scored,
+            COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since
+        FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
+            LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = 'Atelectasis'
+        WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
+            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
+    LEFT JOIN (
+        SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,
+            MAX(p.predicted_at) AS last_scored_at
+        FROM model_versions n JOIN predictions p ON p.version = n.number
+        WHERE n.state = 'serving' AND p.finding = 'Atelectasis'
+        GROUP BY p.version) a ON a.version = m.number
+WHERE m.state = 'serving' AND t.studies > o.studies;
+CREATE VIEW v_learning AS 
+SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
+    j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at
+FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
+        CASE WHEN state = 'running' AND payload ->> 'lease' = lease_token THEN payload ->> 'stage' END AS stage,
+        CASE WHEN state = 'running' AND payload ->> 'lease' = lease_token THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
+        CASE WHEN state = 'running' AND payload ->> 'lease' = lease_token THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
+        CASE WHEN state = 'running' AND payload ->> 'lease' = lease_token THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
+        payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
+    FROM jobs WHERE kind = 'learn') j;
+CREATE VIEW v_backfills AS 
+SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backfill = b.id) AS days_done,
+    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS units_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS units_failed,
+    CAST(COALESCE(SUM(p.instances), 0) AS BIGINT) AS instances, CAST(COALESCE(SUM(p.refused), 0) AS BIGINT) AS refused,
+    CAST(COALESCE(SUM(p.bytes), 0) AS BIGINT) AS bytes, MAX(p.finished_at) AS last_at,
+    (SELECT e.error FROM backfill_units e WHERE e.backfill = b.id AND e.state = 'failed'
+        ORDER BY e.finished_at DESC LIMIT 1) AS last_error
+FROM backfills b LEFT JOIN backfill_units p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at;
+CREATE VIEW v_audit AS 
+SELECT id, at, action, outcome, subject, detail, source
+FROM audit_events;
+CREATE VIEW v_jobs AS 
+SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
+FROM jobs;
+COMMIT;
