@@ -58,7 +58,7 @@ class FakeTransaction:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
         self.scores = FakeScoreRows(tables)
-        self.reports = FakeReports(tables)
+        self.reports = FakeReports(tables, now)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)
