@@ -112,7 +112,7 @@ class LabelState(StrEnum):
     UNCERTAIN = "uncertain"
 
 
-class Exposure(StrEnum):
+class LabelExposure(StrEnum):
     """Whether a reader had seen the model's result on the study when the reader made a statement."""
 
     NONE = "none"  # no report of the study had been delivered, and the desk had not shown the result
@@ -264,7 +264,7 @@ class Label:
     selection_probability: float | None = None  # probability with which the worklist chose the study, in (0, 1]
     document: str = ""  # SOPInstanceUID of the SR or KOS that contains the statement
     revokes: int | None = None  # id of the revoked label
-    exposure: Exposure = Exposure.NONE
+    exposure: LabelExposure = LabelExposure.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +281,7 @@ class ReaderStatement:
     selection_probability: float | None = None  # as Label.selection_probability
     document: str = ""  # as Label.document
     row: int = 0  # row of the table, counted as a spreadsheet does: the header is row 1
-    exposure: Exposure | None = None  # None: POSSIBLE where a report had been delivered before, else NONE
+    exposure: LabelExposure | None = None  # None: POSSIBLE where a report had been delivered before, else NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +327,7 @@ class DeskReading:
     states: Mapping[str, LabelState] = field(default_factory=dict)
     points: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as Draft.points
     comment: str = ""
-    exposure: Exposure = Exposure.NONE
+    exposure: LabelExposure = LabelExposure.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

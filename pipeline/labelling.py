@@ -16,8 +16,8 @@ from pipeline.domain import (
     AuditEvent,
     DeskReading,
     Draft,
-    Exposure,
     Header,
+    LabelExposure,
     LabelState,
     ModelVersion,
     Prediction,
@@ -107,7 +107,7 @@ def state_reading(draft: Draft, *, idempotency_key: str, rest_absent: bool, cata
         states = {**(dict.fromkeys(FINDINGS, LabelState.ABSENT) if rest_absent else {}), **draft.states}
         exposure = _find_exposure(draft.study_instance_uid, draft.reader, tx)
         statement = ReaderStatement(
-            findings=_select_changed(states, draft, tx) if exposure is Exposure.SEEN else states,
+            findings=_select_changed(states, draft, tx) if exposure is LabelExposure.SEEN else states,
             reader=draft.reader,
             source=DESK_SOURCE,
             study_instance_uid=draft.study_instance_uid,
@@ -162,10 +162,10 @@ def describe_states(states: Mapping[str, LabelState]) -> str:
     return ", ".join([text for text in stated if not text.startswith("0 ")] + ([f"{missing} not stated"] if missing else []))
 
 
-def _find_exposure(study_instance_uid: str, reader: str, tx: DeskTransaction) -> Exposure:
+def _find_exposure(study_instance_uid: str, reader: str, tx: DeskTransaction) -> LabelExposure:
     if tx.readings.is_revealed(study_instance_uid, reader):
-        return Exposure.SEEN
-    return Exposure.POSSIBLE if tx.reports.first_sent([study_instance_uid]) else Exposure.NONE
+        return LabelExposure.SEEN
+    return LabelExposure.POSSIBLE if tx.reports.first_sent([study_instance_uid]) else LabelExposure.NONE
 
 
 def _select_changed(states: Mapping[str, LabelState], draft: Draft, tx: DeskTransaction) -> dict[str, LabelState]:

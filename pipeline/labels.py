@@ -13,10 +13,10 @@ from pipeline.domain import (
     NO_FINDING,
     AuditEvent,
     Document,
-    Exposure,
     Job,
     JobKind,
     Label,
+    LabelExposure,
     LabelState,
     ReaderStatement,
     StoredInstance,
@@ -185,7 +185,7 @@ def _add_exposures(readings: Sequence[ReaderStatement], now: datetime, tx: Trans
             return reading
         sent_at = delivered.get(reading.study_instance_uid)
         is_possible = sent_at is not None and sent_at <= (reading.stated_at or now)
-        return replace(reading, exposure=Exposure.POSSIBLE if is_possible else Exposure.NONE)
+        return replace(reading, exposure=LabelExposure.POSSIBLE if is_possible else LabelExposure.NONE)
 
     return [with_exposure(reading) for reading in readings]
 
@@ -251,7 +251,7 @@ def _make_label(reading: ReaderStatement, finding: str, state: LabelState, state
         selection_reason=reading.selection_reason,
         selection_probability=reading.selection_probability,
         document=reading.document,
-        exposure=reading.exposure or Exposure.NONE,
+        exposure=reading.exposure or LabelExposure.NONE,
     )
 
 

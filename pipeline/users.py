@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from dataclasses import replace
+from enum import StrEnum
 
 from pipeline.domain import AuditEvent, User, UserRole
 from pipeline.errors import PermanentError
@@ -13,6 +15,29 @@ from pipeline.ports.desk import DeskCatalog, DeskTransaction
 NAME_PATTERN = re.compile(r"[\w.@-]{1,64}")
 """Letters, digits and . @ - _: a name that is the same in a label, an address and a log."""
 SESSION_KEY_BYTES = 24
+TOKEN_BYTES = 32
+
+
+class Permission(StrEnum):
+    """Acts that not every user may do. Every user may look, without the identity of patients."""
+
+    LABEL = "label"
+    IDENTIFY = "identify"  # see the identity of a patient
+    OPERATE = "operate"  # retry, score and send again, promote and reject
+    ADMINISTER = "administer"  # measures of all readers
+
+
+GRANTS = {
+    UserRole.VIEWER: frozenset[Permission](),
+    UserRole.READER: frozenset({Permission.LABEL, Permission.IDENTIFY}),
+    UserRole.OPERATOR: frozenset({Permission.OPERATE}),
+    UserRole.ADMINISTRATOR: frozenset(Permission),
+}
+
+
+def may(role: UserRole, permission: Permission) -> bool:
+    """Tell whether a user of this role has the permission."""
+    return permission in GRANTS[role]
 
 
 def add_user(name: str, role: UserRole, password_hash: str, *, catalog: DeskCatalog, source: str) -> User:
@@ -43,6 +68,22 @@ def disable_user(name: str, *, catalog: DeskCatalog, source: str) -> None:
         tx.users.put(replace(user, disabled=True, session_key=_make_session_key()))
         dropped = tx.users.drop_tokens(name)
         tx.audit(AuditEvent("user", "done", name, f"disabled, {dropped} tokens deleted", source))
+
+
+def make_token(name: str, *, catalog: DeskCatalog, source: str) -> str:
+    """Return a new token for programs of a user. PermanentError where the user is unknown or disabled."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    with catalog.begin() as tx:
+        if require_user(name, tx).disabled:
+            raise PermanentError(f"user {name} is disabled", hint=f"radclipd users reset {name}")
+        tx.users.add_token(name, hash_token(token))
+        tx.audit(AuditEvent("user", "done", name, "token made", source))
+    return token
+
+
+def hash_token(token: str) -> str:
+    """Return the SHA-256 of a token, hex: a token has 256 random bits, so a slow hash adds nothing."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def require_user(name: str, tx: DeskTransaction) -> User:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 from adapters.catalog.parameters import chunks, sanitise_text
 from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import labels, studies
-from pipeline.domain import Exposure, Label, LabelState
+from pipeline.domain import Label, LabelExposure, LabelState
 
 SHORT_TEXT_LENGTH = 64
 
@@ -56,7 +56,7 @@ def _select_labels() -> Select[Any]:
 
 def _build_label(row: RowMapping) -> Label:
     state = row["state"]
-    changes = {"state": LabelState(state) if state is not None else None, "exposure": Exposure(row["exposure"])}
+    changes = {"state": LabelState(state) if state is not None else None, "exposure": LabelExposure(row["exposure"])}
     return Label(**{**row, **changes})
 
 

@@ -10,7 +10,7 @@ from adapters.catalog.parameters import build_insert, sanitise_text
 from adapters.catalog.sql_time import now, seconds_from_now
 from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import drafts, labels, readings, requests, reveals, studies
-from pipeline.domain import DeskReading, Draft, Exposure, LabelState
+from pipeline.domain import DeskReading, Draft, LabelExposure, LabelState
 
 
 class SqlReadings:
@@ -142,5 +142,5 @@ def _build_reading(row: RowMapping) -> DeskReading:
         states={finding: LabelState(state) for finding, state in row["states"].items()},
         points={finding: (x, y) for finding, (x, y) in row["points"].items()},
         comment=row["comment"],
-        exposure=Exposure(row["exposure"]),
+        exposure=LabelExposure(row["exposure"]),
     )

@@ -32,9 +32,9 @@ from adapters.catalog.sql_time import UtcDateTime, now
 from pipeline.domain import (
     FINDINGS,
     Decision,
-    Exposure,
     JobKind,
     JobState,
+    LabelExposure,
     LabelState,
     ReportState,
     StudyState,
@@ -217,8 +217,8 @@ labels = Table(
     _build_created_at(),
     Column("stated_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("document", UID, nullable=False, server_default=""),
-    Column("exposure", String(16), nullable=False, server_default=Exposure.NONE.value),
-    _check_one_of("exposure", Exposure),
+    Column("exposure", String(16), nullable=False, server_default=LabelExposure.NONE.value),
+    _check_one_of("exposure", LabelExposure),
     _check_one_of("finding", FINDINGS),
     _check_one_of("state", LabelState),
     CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name="says_something"),  # present, absent, uncertain; or withdrawn
@@ -426,7 +426,7 @@ readings = Table(
     Column("exposure", String(16), nullable=False),
     Column("read_at", UtcDateTime(), nullable=False, server_default=now()),
     UniqueConstraint("reader", "idempotency_key"),  # a reading sent twice is stored once
-    _check_one_of("exposure", Exposure),
+    _check_one_of("exposure", LabelExposure),
     Index("ix_readings_study", "study", "reader"),
 )
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, column, select, table
-from sqlalchemy.sql import operators
 
 from adapters.catalog.views import VIEWS
 
@@ -48,7 +47,8 @@ class SqlViewRows:
 
 
 def _compare_key(key: ColumnElement[Any], after: tuple[str, Any]) -> ColumnElement[bool]:
-    return operators.lt(key, after[1]) if after[0].startswith("-") else operators.gt(key, after[1])
+    compared: ColumnElement[bool] = key < after[1] if after[0].startswith("-") else key > after[1]
+    return compared
 
 
 def _require_view(view: str) -> None:

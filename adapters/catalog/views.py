@@ -74,6 +74,9 @@ FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_readings": """
 SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure, r.read_at
 FROM readings r JOIN studies s ON s.id = r.study""",
+    "v_users": """
+SELECT name, role, disabled, created_at
+FROM users""",
     "v_worklist": """
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.requested_at,

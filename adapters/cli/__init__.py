@@ -32,6 +32,7 @@ GROUPS = (
     "worklist",
     "learn",
     "versions",
+    "users",
     "backfill",
     "demo",
     "experiment",

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labelling, rules, users
-from pipeline.domain import FINDINGS, DeskReading, Draft, Exposure, LabelState, UserRole
+from pipeline.domain import FINDINGS, DeskReading, Draft, LabelExposure, LabelState, UserRole
 from pipeline.errors import PermanentError
 from tests.builders.catalog_rows import add_instance, add_reported_study, chest_header, import_statement, worklist_request
 from tests.builders.fakes.versions import a_version
@@ -113,7 +113,7 @@ def test_a_draft_survives_and_reserves_its_film(worklist: SqlCatalog) -> None:
         assert tx.readings.find_draft("1.1", "alice") is None
         last = tx.readings.find_last("1.1", "alice")
     assert last is not None
-    assert (last.points, last.comment, last.exposure) == ({"Mass": (12.5, 7.0)}, "old scar", Exposure.NONE)
+    assert (last.points, last.comment, last.exposure) == ({"Mass": (12.5, 7.0)}, "old scar", LabelExposure.NONE)
 
 
 def test_a_skipped_study_is_offered_to_others(worklist: SqlCatalog, catalog_url: str) -> None:
