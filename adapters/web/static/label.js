@@ -27,6 +27,7 @@ const desk = {
   result: null, // the model's result on this task, after the reader has spoken
   before: null, // { study, answer } of the reading before
   resumed: null, // the task to return to after a look back
+  finished: new Set(), // studies that this page has finished: a list that the server made before may still name them
   counts: { remaining: 0, done: 0 },
   dropConfirmed: false,
 };
@@ -37,7 +38,7 @@ async function refill() {
   const waiting = outbox.studies.size;
   try {
     const content = await request("GET", `/label/tasks?limit=${REFILL}`);
-    const known = new Set([...outbox.studies, desk.task?.study, desk.resumed?.task.study]);
+    const known = new Set([...desk.finished, ...outbox.studies, desk.task?.study, desk.resumed?.task.study]);
     desk.tasks = content.tasks.filter((task) => !known.has(task.study));
     desk.counts = { remaining: content.remaining - waiting, done: content.done + waiting };
     showSession();
@@ -51,6 +52,7 @@ async function refill() {
 
 async function showNext(begun = performance.now()) {
   if (!desk.tasks.length) await refill();
+  if (desk.task) return;
   const task = desk.tasks.shift();
   if (!task) return showEnd();
   await openTask(task, begun);
@@ -168,6 +170,8 @@ function skip(reason, begun) {
 
 function leave(begun) {
   if (desk.resumed) return resume();
+  desk.finished.add(desk.task.study);
+  desk.task = null; // keys of the next moments belong to no film
   desk.counts.done += 1;
   desk.counts.remaining -= 1;
   showSession();
