@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,25 +14,29 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.app import policies
+from adapters.app.command_line import command_line
 from adapters.app.compose import Parts
+from adapters.app.metrics import disk_usage
 from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.signals import StopSignal, wait_for_stop
-from pipeline.errors import ConfigurationError, FatalError, OutOfResources
+from pipeline.errors import ConfigurationError, FatalError, OutOfResources, PermanentError
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
     from adapters.config.sections import Config
+    from pipeline.domain import StoredFile
 
 SECRET_BYTES = 32
 SECRET_NAME = "secret"
 DECODE_PROCESSES = 2
 """A film that is looked at, and one that is prefetched."""
-START_SECONDS = 30.0
 STOP_SECONDS = 5
 """Time for open answers at a stop; a stream of events has no end of its own."""
+VERB_SECONDS = 120.0
+"""Time for a verb: one that verifies weights loads them."""
 OWNER_ONLY = 0o600
 
 log = structlog.get_logger("radclipd.web")
@@ -60,7 +66,7 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
     """Return the desk's application on these parts. `path`: configuration file of the verbs that the desk runs."""
     from adapters.web.application import build_application
     from adapters.web.film_bytes import FilmCache
-    from adapters.web.parts import DeskParts, DeskSettings
+    from adapters.web.parts import DeskParts, DeskSettings, DeskTools
     from adapters.web.sessions import SessionCookies
 
     config = parts.config
@@ -68,6 +74,7 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
         chest=policies.chest_policy(config), worklist=policies.worklist_policy(config), has_tls=config.web.has_tls
     )
     reader = parts.new_decode_pool(DECODE_PROCESSES)
+    reader.start()
     parts.close_at_end(reader.close)
     return build_application(
         DeskParts(
@@ -75,8 +82,28 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
             films=FilmCache(reader, max_bytes=int(config.web.film_cache)),
             cookies=SessionCookies(read_secret(config.web.directory), idle_seconds=config.web.session_idle_seconds),
             settings=settings,
+            tools=DeskTools(
+                read_report=partial(_read_report, parts),
+                disk_usage=partial(disk_usage, config, parts.images),
+                run_verb=partial(_run_verb, path),
+            ),
         )
     )
+
+
+def _read_report(parts: Parts, file: StoredFile) -> list[str]:
+    from adapters.dicom.sr.text import lines_of_file
+
+    return list(lines_of_file(parts.images.read(file)))
+
+
+def _run_verb(path: Path | None, words: Sequence[str]) -> str:
+    """Run a verb in a process of its own: one that verifies weights loads torch, and the desk does not."""
+    done = subprocess.run([*command_line(path), *words], capture_output=True, text=True, check=False, timeout=VERB_SECONDS)
+    if done.returncode:
+        message, _, rest = done.stderr.strip().rpartition("radclipd: ")[2].partition("\n")
+        raise PermanentError(message or f"the verb ended with status {done.returncode}", hint=rest.removeprefix("hint: "))
+    return done.stdout
 
 
 def read_secret(folder: Path) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
 from adapters.web.film_bytes import FilmCache
 from adapters.web.sessions import LogInLimit, SessionCookies
+from pipeline.domain import StoredFile
 from pipeline.ports.desk import DeskCatalog
 from pipeline.rules import ChestPolicy
 from pipeline.worklist import WorklistPolicy
@@ -23,6 +25,15 @@ class DeskSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeskTools:
+    """What the desk asks of other outside parties."""
+
+    read_report: Callable[[StoredFile], Sequence[str]]  # the lines of an SR
+    disk_usage: Callable[[], Mapping[str, int]]  # bytes by name, see `adapters.app.metrics.disk_usage`
+    run_verb: Callable[[Sequence[str]], str]  # run a verb of radclipd; return what it prints. PermanentError where it fails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeskParts:
     """What the routes need."""
 
@@ -30,6 +41,7 @@ class DeskParts:
     films: FilmCache
     cookies: SessionCookies
     settings: DeskSettings
+    tools: DeskTools
     limit: LogInLimit = field(default_factory=LogInLimit)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.domain import DeskReading, Draft, User
@@ -98,6 +99,9 @@ class ViewRows(Protocol):
         `after`: a column of `order`, with its sign, and the value behind which the rows begin.
         """
 
+    def count(self, view: str, by: str, *, after: tuple[str, Any] | None = None) -> dict[str, int]:
+        """Return value of the column `by` -> number of rows; `after` as in `select`."""
+
 
 class Figures(Protocol):
     """Figures of the daemon."""
@@ -107,6 +111,9 @@ class Figures(Protocol):
 
     def archive_figures(self) -> ArchiveFigures:
         """Return the counts of the archive."""
+
+    def received_bytes(self, *, since: datetime) -> int:
+        """Return the size of the files that were received since then, bytes."""
 
 
 class DeskTransaction(Transaction, Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -21,17 +21,18 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.demo.loopback import free_ports
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import DicomImageReader
+from adapters.dicom.sr.text import lines_of_file
 from adapters.storage.image_store import FileImageStore
 from adapters.web.access import CSRF_HEADER
 from adapters.web.application import build_application
 from adapters.web.film_bytes import FilmCache
-from adapters.web.parts import DeskParts, DeskSettings
+from adapters.web.parts import DeskParts, DeskSettings, DeskTools
 from adapters.web.passwords import hash_password
 from adapters.web.sessions import LogInLimit, SessionCookies
 from pipeline import rules
 from pipeline.acquisition import SelectionPolicy
 from pipeline.consensus import LabelPolicy
-from pipeline.domain import FINDINGS, StudyState, UserRole
+from pipeline.domain import FINDINGS, StoredFile, StudyState, UserRole
 from pipeline.users import add_user
 from pipeline.worklist import WorklistPolicy
 from tests.builders.catalog_rows import SENDER, worklist_request
@@ -57,14 +58,23 @@ class Desk:
         self.images = FileImageStore(folder)
         self.cookies = SessionCookies(SECRET, idle_seconds=idle_seconds)
         self.limit = LogInLimit()
+        self.verbs: list[list[str]] = []
         self.parts = DeskParts(
             catalog=self.catalog,
             films=FilmCache(DicomImageReader(self.images), max_bytes=64 << 20),
             cookies=self.cookies,
             settings=DeskSettings(chest=CHEST, worklist=_worklist_policy()),
+            tools=DeskTools(read_report=self._read_report, disk_usage=lambda: {"storage_free": 5 << 30}, run_verb=self._run_verb),
             limit=self.limit,
         )
         self.application: FastAPI = build_application(self.parts)
+
+    def _read_report(self, file: StoredFile) -> list[str]:
+        return list(lines_of_file(self.images.read(file)))
+
+    def _run_verb(self, words: Sequence[str]) -> str:
+        self.verbs.append(list(words))
+        return "done"
 
     def add_version(self, number: int = 1, **changes: Any) -> None:
         """Let a version serve."""

@@ -410,5 +410,16 @@ find("comment").addEventListener("input", () => {
   keep();
 });
 
-outbox.flush();
-showNext();
+async function begin() {
+  outbox.flush();
+  const study = new URLSearchParams(location.search).get("study");
+  if (!study) return showNext();
+  try {
+    await openTask(await request("GET", `/label/task?study=${encodeURIComponent(study)}`));
+    refill();
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+begin();

@@ -60,7 +60,7 @@ def test_failed_log_ins_are_limited(desk: Desk) -> None:
 def list_addresses() -> list[tuple[str, str]]:
     """Every route of the desk: method and address."""
     routes = (route for router in ROUTERS for route in router.routes)
-    found = [(method, str(route.path)) for route in routes if isinstance(route, APIRoute) for method in route.methods]
+    found = [(method, str(route.path)) for route in routes if isinstance(route, APIRoute) for method in route.methods or ()]
     return sorted((method, re.sub(r"\{\w+\}", "1.2.3", path)) for method, path in found)
 
 
@@ -146,7 +146,8 @@ def test_a_request_is_bounded(desk: Desk) -> None:
     client = desk.client("alice")
     assert client.put(f"/label/draft?study={study}", json={"comment": "x" * 70_000}).status_code == 413
     assert client.put(f"/label/draft?study={study}", content=iter([b"{}"])).status_code == 411
-    for body in ({"comment": "x" * 3000}, {"states": {"Mass": "maybe"}}, {"more": 1}, [], "text"):
+    bodies: list[object] = [{"comment": "x" * 3000}, {"states": {"Mass": "maybe"}}, {"more": 1}, [], "text"]
+    for body in bodies:
         assert client.put(f"/label/draft?study={study}", json=body).status_code == 422
     assert client.put("/label/draft?study=1' OR '1'='1", json={}).status_code == 422
 

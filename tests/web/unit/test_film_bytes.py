@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import DicomImageReader, render
@@ -37,7 +38,8 @@ def shown(film: FilmBytes) -> npt.NDArray[np.uint8]:
     share = np.clip((values - facts["black"]) / (facts["white"] - facts["black"]), 0, 1)
     if facts["padding"]:
         share[(values >= facts["padding"][0]) & (values <= facts["padding"][1])] = 0
-    return np.rint(255 * share).astype(np.uint8)
+    greys: npt.NDArray[np.uint8] = np.rint(255 * share).astype(np.uint8)
+    return greys
 
 
 @pytest.mark.parametrize("name", DESK_FILMS)
@@ -86,8 +88,8 @@ def test_the_builders_films_differ() -> None:
     images = {}
     for name, build in DESK_FILMS.items():
         dataset = build()
-        dataset.file_meta = Dataset()
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         images[name] = render(dataset)
     assert np.allclose(images["MONOCHROME1"], 1 - images["window"], atol=1e-5)
     assert len({image.tobytes() for image in images.values()}) == len(images)
