@@ -23,6 +23,7 @@ gets no processor: an image takes seconds in place of milliseconds."""
 GROUPS = (
     "run",
     "check",
+    "overview",
     "db",
     "model",
     "query",
