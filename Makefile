@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql pgbouncer
+PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql pgbouncer chromium
 # A process takes whole files, in their order: the acceptance tests, which take longest, come first.
 SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 DEMO   ?=
@@ -20,11 +20,11 @@ help: ## list the targets
 $(VENV)/lab: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[lab]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[lab,web]"
 	touch $@
 
 $(VENV)/ready: $(VENV)/lab
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,lab,scale]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,lab,scale,web]"
 	touch $@
 
 setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)

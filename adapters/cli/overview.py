@@ -66,7 +66,10 @@ def show(
     json: StatusJsonFlag = False,
     wide: WideFlag = False,
 ) -> None:
-    """Print one study: states, scores, labels, reports, jobs, events."""
+    """Print all that is known of one study.
+
+    States, scores, labels, reports, jobs, events.
+    """
     from pipeline.overview import describe_study, find_study_uid
 
     with parts_of(ctx) as parts, parts.catalog.read() as tx:

@@ -69,9 +69,9 @@ def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(met
 
 
 def web(ctx: typer.Context) -> None:
-    """Serve the desk: pages for labelling, studies, operations and the model.
+    """Serve the desk: pages for readers and engineers.
 
-    Users log in: radclipd users add.
+    Labelling, studies, operations and the model. Users log in: radclipd users add.
     """
     require_extra("web")
     config = config_of(ctx, role="web")
