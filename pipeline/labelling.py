@@ -71,10 +71,17 @@ class Reveal:
     new_labels: int  # stored by this statement
 
 
-def list_tasks(*, reader: str, limit: int, catalog: DeskCatalog, chest: rules.ChestPolicy) -> list[LabellingTask]:
-    """Return the next studies of the reader in the order of the worklist."""
+def list_tasks(
+    *, reader: str, limit: int, catalog: DeskCatalog, chest: rules.ChestPolicy, second_reading: float = 0.0
+) -> list[LabellingTask]:
+    """Return the next studies of the reader: second readings, then those that nobody has read, in the order of the worklist.
+
+    `second_reading`: share (0..1) of the studies of other readers, drawn at random, that the reader reads too. The reader is not
+    told which they are.
+    """
     with catalog.read() as tx:
-        studies = tx.readings.open_requests(reader, limit=limit, reserved_seconds=RESERVED_SECONDS)
+        studies = tx.readings.second_readings(reader, share=second_reading, limit=limit) if second_reading else []
+        studies += tx.readings.open_requests(reader, limit=limit - len(studies), reserved_seconds=RESERVED_SECONDS)
         return [_load_task(study, reader, tx, chest) for study in studies]
 
 
@@ -130,6 +137,24 @@ def state_reading(draft: Draft, *, idempotency_key: str, rest_absent: bool, cata
         words = f"{describe_states(states)}; exposure {exposure.value}"
         tx.audit(AuditEvent("label", "done", draft.study_instance_uid, words, draft.reader))
         return _build_reveal(draft.study_instance_uid, draft.reader, len(new), tx)
+
+
+def state_finding(study_instance_uid: str, finding: str, state: LabelState, *, reader: str, catalog: DeskCatalog) -> int:
+    """Store one reader's statement on one finding, as an adjudication does; return the number of new labels."""
+    if finding not in FINDINGS:
+        raise PermanentError(f"{finding!r} is no finding", hint=f"one of {', '.join(FINDINGS)}")
+    with catalog.begin() as tx:
+        _require_study(study_instance_uid, tx)
+        statement = ReaderStatement(
+            findings={finding: state},
+            reader=reader,
+            source=DESK_SOURCE,
+            study_instance_uid=study_instance_uid,
+            exposure=_find_exposure(study_instance_uid, reader, tx),
+        )
+        new = add_labels(statement, tx)
+        tx.audit(AuditEvent("label", "done", study_instance_uid, f"{finding} {state.value}, beside other readers' labels", reader))
+    return len(new)
 
 
 def skip_study(study_instance_uid: str, *, reader: str, reason: str, idempotency_key: str, catalog: DeskCatalog) -> None:

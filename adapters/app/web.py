@@ -71,7 +71,10 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
 
     config = parts.config
     settings = DeskSettings(
-        chest=policies.chest_policy(config), worklist=policies.worklist_policy(config), has_tls=config.web.has_tls
+        chest=policies.chest_policy(config),
+        worklist=policies.worklist_policy(config),
+        second_reading=config.web.second_reading,
+        has_tls=config.web.has_tls,
     )
     reader = parts.new_decode_pool(DECODE_PROCESSES)
     reader.start()

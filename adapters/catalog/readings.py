@@ -12,6 +12,10 @@ from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import drafts, labels, readings, requests, reveals, studies
 from pipeline.domain import DeskReading, Draft, LabelExposure, LabelState
 
+DRAW_PRIME = 1009
+DRAW_FACTORS = (31, 17)
+"""A quadratic residue of the request's number stands for a random draw that both databases compute alike."""
+
 
 class SqlReadings:
     """`ports.desk.Readings`."""
@@ -75,6 +79,20 @@ class SqlReadings:
             select(studies.c.study_instance_uid)
             .join(requests, requests.c.study == studies.c.id)
             .where(_is_open_request(reader), ~_is_reserved(reader, reserved_seconds))
+            .order_by(requests.c.id)
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
+    def second_readings(self, reader: str, *, share: float, limit: int) -> list[str]:
+        others = exists().where(readings.c.study == requests.c.study, readings.c.reader != reader, readings.c.skip_reason == "")
+        own = exists().where(readings.c.study == requests.c.study, readings.c.reader == reader)
+        labelled = exists().where(labels.c.study == requests.c.study, labels.c.reader == reader)
+        drawn = (requests.c.id * requests.c.id * DRAW_FACTORS[0] + requests.c.id * DRAW_FACTORS[1]) % DRAW_PRIME
+        query = (
+            select(studies.c.study_instance_uid)
+            .join(requests, requests.c.study == studies.c.id)
+            .where(others, ~own, ~labelled, drawn < int(share * DRAW_PRIME))
             .order_by(requests.c.id)
             .limit(limit)
         )

@@ -418,6 +418,10 @@ class WebConfig(Section):
     session_idle_seconds: PositiveSeconds = Field(
         default=28_800, description="Seconds without a request after which a session ends."
     )
+    second_reading: Fraction = Field(
+        default=0.1,
+        description="Share of the studies read at the desk, at random, that a second reader reads without seeing the first.",
+    )
     film_cache: ByteSize = Field(default=ByteSize(256 << 20), description="Memory for the films that were shown last.")
 
     @field_validator("behind_tls_proxy")

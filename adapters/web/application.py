@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from adapters.web import api_routes, label_routes, log_in_routes, model_routes, operations_routes, study_routes
+from adapters.web import api_routes, label_routes, log_in_routes, model_routes, operations_routes, reader_routes, study_routes
 from adapters.web.access import LogInNeeded, find_visitor
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts
@@ -18,7 +18,8 @@ from pipeline.errors import PermanentError, RadclipdError, TransientError
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 ROUTERS = tuple(
-    routes.router for routes in (log_in_routes, label_routes, study_routes, operations_routes, model_routes, api_routes)
+    routes.router
+    for routes in (log_in_routes, label_routes, study_routes, reader_routes, operations_routes, model_routes, api_routes)
 )
 REFUSED, BUSY, BROKEN = 422, 503, 500
 """Status codes of a PermanentError, of a TransientError and of any other error of ours."""

@@ -85,7 +85,10 @@ def show_labelling(request: Request, visitor: ReadingVisitor) -> Response:
 def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, Query(ge=1, le=MAX_TASKS)] = 4) -> dict[str, Any]:
     """Return the next tasks, the number of studies that remain and of those read in this session."""
     parts = parts_of(request)
-    tasks = labelling.list_tasks(reader=visitor.name, limit=limit, catalog=parts.catalog, chest=parts.settings.chest)
+    wanted = parts.settings
+    tasks = labelling.list_tasks(
+        reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, second_reading=wanted.second_reading
+    )
     with parts.catalog.read() as tx:
         remaining = tx.readings.count_open_requests(visitor.name)
         done = tx.readings.count_readings(visitor.name, hours=SESSION_HOURS)

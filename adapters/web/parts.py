@@ -21,6 +21,7 @@ class DeskSettings:
 
     chest: ChestPolicy
     worklist: WorklistPolicy
+    second_reading: float = 0.0  # share (0..1) of the studies that a second reader reads, too
     has_tls: bool = False  # browsers reach the desk by https: cookies are Secure
 
 

@@ -70,6 +70,12 @@ class Readings(Protocol):
         Studies with another reader's draft of the last `reserved_seconds` are left out.
         """
 
+    def second_readings(self, reader: str, *, share: float, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the oldest requests that others have read at the desk, and this reader has not.
+
+        Only of a share (0..1) of all requests, the same for every reader, that depends on nothing but the number of the request.
+        """
+
     def count_open_requests(self, reader: str) -> int:
         """Return the number of requests that nobody has labelled and this reader has not skipped."""
 

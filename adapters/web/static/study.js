@@ -34,7 +34,7 @@ document.addEventListener("click", async ({ target }) => {
   if (button?.dataset.act) acts[button.dataset.act]();
   if (!button?.dataset.post) return;
   try {
-    find("act-words").textContent = (await request("POST", button.dataset.post)).message;
+    find("act-words").textContent = (await request("POST", button.dataset.post, JSON.parse(button.dataset.body ?? "{}"))).message;
   } catch (error) {
     find("act-words").textContent = error.message;
   }
