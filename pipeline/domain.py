@@ -178,6 +178,15 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelSpacing:
+    """Distance of the centres of two pixels, mm."""
+
+    row: float  # of one row to the next
+    column: float  # of one column to the next
+    at_detector: bool  # at the front of the detector: a structure of the patient is smaller
+
+
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file in the image store."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from adapters.config.sections import Config
-    from pipeline.domain import StoredFile
+    from pipeline.domain import PixelSpacing, StoredFile, StoredInstance
 
 SECRET_BYTES = 32
 SECRET_NAME = "secret"
@@ -82,7 +82,7 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
     return build_application(
         DeskParts(
             catalog=parts.catalog,
-            films=FilmCache(reader, max_bytes=int(config.web.film_cache)),
+            films=FilmCache(reader, max_bytes=int(config.web.film_cache), read_spacing=partial(_read_spacing, parts)),
             cookies=SessionCookies(read_secret(config.web.directory), idle_seconds=config.web.session_idle_seconds),
             settings=settings,
             tools=DeskTools(
@@ -92,6 +92,12 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
             ),
         )
     )
+
+
+def _read_spacing(parts: Parts, instance: StoredInstance) -> PixelSpacing | None:
+    from adapters.dicom.image.spacing import read_pixel_spacing
+
+    return read_pixel_spacing(parts.images.read(instance.file))
 
 
 def _read_report(parts: Parts, file: StoredFile) -> list[str]:

@@ -10,14 +10,15 @@ import gzip
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adapters.ipc.decoded_image import DecodedImage, DeferredImage, HostTransform, WindowedPixelData
-from pipeline.domain import Image, StoredInstance
+from pipeline.domain import Image, PixelSpacing, StoredInstance
 from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import ImageReader
 
@@ -37,8 +38,15 @@ class FilmBytes:
 class FilmCache:
     """The films that were asked for last, encoded. Thread-safe; a film is decoded in a process of the pool."""
 
-    def __init__(self, reader: ImageReader, *, max_bytes: int) -> None:
-        self._reader, self._max_bytes = reader, max_bytes
+    def __init__(
+        self,
+        reader: ImageReader,
+        *,
+        max_bytes: int,
+        read_spacing: Callable[[StoredInstance], PixelSpacing | None] = lambda instance: None,
+    ) -> None:
+        """`max_bytes`: of all encoded films; the last one is kept, whatever its size."""
+        self._reader, self._max_bytes, self._read_spacing = reader, max_bytes, read_spacing
         self._lock = threading.Lock()
         self._films: OrderedDict[str, FilmBytes] = OrderedDict()
         self._size = 0
@@ -53,7 +61,7 @@ class FilmCache:
         [decoded] = self._reader.read_ahead([instance], HostTransform(read_display_values))
         if isinstance(decoded, PixelsUnreadable):
             raise decoded
-        film = encode_film(decoded)
+        film = encode_film(decoded, self._read_spacing(instance))
         with self._lock:
             self._films[key] = film
             self._size = sum(len(each.content) for each in self._films.values())
@@ -69,7 +77,7 @@ def read_display_values(image: Image | DeferredImage) -> DecodedImage:
     return image.windowed or image[:]
 
 
-def encode_film(decoded: DecodedImage) -> FilmBytes:
+def encode_film(decoded: DecodedImage, spacing: PixelSpacing | None = None) -> FilmBytes:
     """Return the film: in each row the differences of neighbours modulo 65 536, the low bytes before the high bytes, in gzip."""
     values, black, white, padding = _list_values(decoded)
     rows, columns = values.shape
@@ -79,6 +87,7 @@ def encode_film(decoded: DecodedImage) -> FilmBytes:
     content = planes[..., 0].tobytes() + planes[..., 1].tobytes()
     description: dict[str, Any] = {"rows": rows, "columns": columns, "black": black, "white": white, "padding": padding}
     description |= {"low": int(values.min()), "high": int(values.max())}
+    description["spacing"] = asdict(spacing) if spacing is not None else None
     return FilmBytes(json.dumps(description), gzip.compress(content, GZIP_LEVEL, mtime=0))
 
 

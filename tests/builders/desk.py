@@ -21,6 +21,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.demo.loopback import free_ports
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import DicomImageReader
+from adapters.dicom.image.spacing import read_pixel_spacing
 from adapters.dicom.sr.text import lines_of_file
 from adapters.storage.image_store import FileImageStore
 from adapters.web.access import CSRF_HEADER
@@ -32,7 +33,7 @@ from adapters.web.sessions import LogInLimit, SessionCookies
 from pipeline import rules
 from pipeline.acquisition import SelectionPolicy
 from pipeline.consensus import LabelPolicy
-from pipeline.domain import FINDINGS, StoredFile, StudyState, UserRole
+from pipeline.domain import FINDINGS, PixelSpacing, StoredFile, StoredInstance, StudyState, UserRole
 from pipeline.users import add_user
 from pipeline.worklist import WorklistPolicy
 from tests.builders.catalog_rows import SENDER, worklist_request
@@ -61,7 +62,7 @@ class Desk:
         self.verbs: list[list[str]] = []
         self.parts = DeskParts(
             catalog=self.catalog,
-            films=FilmCache(DicomImageReader(self.images), max_bytes=64 << 20),
+            films=FilmCache(DicomImageReader(self.images), max_bytes=64 << 20, read_spacing=self._read_spacing),
             cookies=self.cookies,
             settings=DeskSettings(chest=CHEST, worklist=_worklist_policy()),
             tools=DeskTools(read_report=self._read_report, disk_usage=lambda: {"storage_free": 5 << 30}, run_verb=self._run_verb),
@@ -71,6 +72,9 @@ class Desk:
 
     def _read_report(self, file: StoredFile) -> list[str]:
         return list(lines_of_file(self.images.read(file)))
+
+    def _read_spacing(self, instance: StoredInstance) -> PixelSpacing | None:
+        return read_pixel_spacing(self.images.read(instance.file))
 
     def _run_verb(self, words: Sequence[str]) -> str:
         self.verbs.append(list(words))

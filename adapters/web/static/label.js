@@ -82,7 +82,6 @@ async function showFilm(index, options = {}) {
     const loaded = await loadFilm(film.instance);
     if (desk.task !== task || desk.film !== index) return;
     say("");
-    viewer.spacing = loaded.spacing;
     viewer.show(loaded, { ...options, points: listPoints() });
   } catch (error) {
     if (error.status === 401) find("log-in-dialog").showModal();

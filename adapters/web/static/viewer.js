@@ -333,9 +333,10 @@ export class FilmViewer extends EventTarget {
 
   describeRuler() {
     const [[x1, y1], [x2, y2]] = this.ruler;
-    const [rowSpacing, columnSpacing] = this.spacing ?? [0, 0];
-    if (!rowSpacing) return `${Math.hypot(x2 - x1, y2 - y1).toFixed(0)} px`;
-    return `${Math.hypot((x2 - x1) * columnSpacing, (y2 - y1) * rowSpacing).toFixed(1)} mm at the detector`;
+    const { spacing } = this.film;
+    if (!spacing) return `${Math.hypot(x2 - x1, y2 - y1).toFixed(0)} px, spacing not stated`;
+    const length = Math.hypot((x2 - x1) * spacing.column, (y2 - y1) * spacing.row);
+    return `${length.toFixed(1)} mm${spacing.at_detector ? " at the detector" : ""}`;
   }
 
   toCanvas([x, y]) {

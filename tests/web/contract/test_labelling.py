@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from pipeline.domain import FINDINGS
@@ -82,6 +84,7 @@ def test_a_film_is_sent_compressed_and_not_kept_by_the_browser(desk: Desk) -> No
     assert answer.headers["cache-control"] == "no-store"
     assert int(answer.headers["content-length"]) < 200 * 200
     assert len(np.frombuffer(answer.content, np.uint8)) == 2 * 200 * 200
+    assert json.loads(answer.headers["x-film"])["spacing"] == {"row": 0.14, "column": 0.14, "at_detector": True}
     assert client.get("/films?instance=9.9").status_code == 404
 
 
