@@ -7,6 +7,19 @@ CREATE FUNCTION public.requests_refuse() RETURNS trigger
 CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
+CREATE TABLE public.api_tokens (
+    id bigint NOT NULL,
+    user_name character varying(64) NOT NULL,
+    token_sha256 character varying(64) NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE SEQUENCE public.api_tokens_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.api_tokens_id_seq OWNED BY public.api_tokens.id;
 CREATE TABLE public.audit_events (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -65,6 +78,12 @@ CREATE TABLE public.circuits (
     destination character varying(64) NOT NULL,
     failures integer DEFAULT 0 NOT NULL,
     open_until timestamp with time zone
+);
+CREATE TABLE public.drafts (
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    content json NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 CREATE TABLE public.image_scores (
     instance bigint NOT NULL,
@@ -138,6 +157,8 @@ CREATE TABLE public.labels (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     stated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     document character varying(64) DEFAULT ''::character varying NOT NULL,
+    exposure character varying(16) DEFAULT 'none'::character varying NOT NULL,
+    CONSTRAINT ck_labels_exposure CHECK (((exposure)::text = ANY ((ARRAY['none'::character varying, 'possible'::character varying, 'seen'::character varying])::text[]))),
     CONSTRAINT ck_labels_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
     CONSTRAINT ck_labels_says_something CHECK (((state IS NOT NULL) OR (revokes IS NOT NULL))),
     CONSTRAINT ck_labels_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision))),
@@ -197,6 +218,26 @@ CREATE TABLE public.predictions (
     CONSTRAINT ck_predictions_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
     CONSTRAINT ck_predictions_probability CHECK (((probability >= (0)::double precision) AND (probability <= (1)::double precision)))
 );
+CREATE TABLE public.readings (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    idempotency_key character varying(64) NOT NULL,
+    skip_reason character varying(64) DEFAULT ''::character varying NOT NULL,
+    states json NOT NULL,
+    points json NOT NULL,
+    comment text DEFAULT ''::text NOT NULL,
+    exposure character varying(16) NOT NULL,
+    read_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_readings_exposure CHECK (((exposure)::text = ANY ((ARRAY['none'::character varying, 'possible'::character varying, 'seen'::character varying])::text[])))
+);
+CREATE SEQUENCE public.readings_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.readings_id_seq OWNED BY public.readings.id;
 CREATE TABLE public.reports (
     id bigint NOT NULL,
     sop_instance_uid character varying(64) NOT NULL,
@@ -246,6 +287,11 @@ CREATE SEQUENCE public.requests_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.requests_id_seq OWNED BY public.requests.id;
+CREATE TABLE public.reveals (
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    revealed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
 CREATE TABLE public.series (
     id bigint NOT NULL,
     series_instance_uid character varying(64) NOT NULL,
@@ -289,6 +335,23 @@ CREATE SEQUENCE public.studies_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.studies_id_seq OWNED BY public.studies.id;
+CREATE TABLE public.users (
+    id bigint NOT NULL,
+    name character varying(64) NOT NULL,
+    role character varying(16) NOT NULL,
+    password_hash character varying(256) NOT NULL,
+    session_key character varying(64) NOT NULL,
+    disabled boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_users_role CHECK (((role)::text = ANY ((ARRAY['viewer'::character varying, 'reader'::character varying, 'operator'::character varying, 'administrator'::character varying])::text[])))
+);
+CREATE SEQUENCE public.users_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.users_id_seq OWNED BY public.users.id;
 CREATE VIEW public.v_audit AS
  SELECT audit_events.id,
     audit_events.at,
@@ -431,7 +494,8 @@ CREATE VIEW public.v_labels AS
             ELSE 0
         END AS revoked,
     l.stated_at,
-    l.document
+    l.document,
+    l.exposure
    FROM (public.labels l
      JOIN public.studies s ON ((s.id = l.study)))
   WHERE (l.state IS NOT NULL);
@@ -548,6 +612,19 @@ CREATE VIEW public.v_predictions AS
    FROM ((public.predictions p
      JOIN public.studies s ON (((s.id = p.study) AND (s.revision = p.revision))))
      JOIN public.model_versions m ON ((m.number = p.version)));
+CREATE VIEW public.v_readings AS
+ SELECT r.id,
+    s.study_instance_uid,
+    s.accession_number,
+    r.reader,
+    r.skip_reason,
+    r.states,
+    r.points,
+    r.comment,
+    r.exposure,
+    r.read_at
+   FROM (public.readings r
+     JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_reports AS
  SELECT r.sop_instance_uid,
     r.series_instance_uid,
@@ -625,6 +702,12 @@ CREATE VIEW public.v_studies AS
     s.last_received_at
    FROM (public.studies s
      JOIN public.patients t ON ((t.id = s.patient)));
+CREATE VIEW public.v_users AS
+ SELECT users.name,
+    users.role,
+    users.disabled,
+    users.created_at
+   FROM public.users;
 CREATE VIEW public.v_worklist AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -640,58 +723,66 @@ CREATE VIEW public.v_worklist AS
           WHERE ((l.study = q.study) AND (l.state IS NOT NULL))) AS labelled_at
    FROM (public.requests q
      JOIN public.studies s ON ((s.id = q.study)));
+ALTER TABLE ONLY public.api_tokens ALTER COLUMN id SET DEFAULT nextval('public.api_tokens_id_seq'::regclass);
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
 ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
 ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
+ALTER TABLE ONLY public.readings ALTER COLUMN id SET DEFAULT nextval('public.readings_id_seq'::regclass);
 ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0008');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 15:58:44.145274+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 15:58:44.144362+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 15:58:44.144166+00');
+ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
+INSERT INTO public.alembic_version VALUES ('0011');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:09:36.028218+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:09:36.027349+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:09:36.026904+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 15:58:44.033643+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 15:58:44.019868+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 15:58:44.144785+00', 0, '', '', NULL, '', '2026-11-30 15:58:44.144786+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 15:58:44.132667+00', '2026-11-30 15:58:44.132667+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 15:58:44.134288+00', '2026-11-30 15:58:44.134288+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 15:58:43.979839+00', '2026-11-30 15:58:43.979839+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 15:58:43.999136+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 15:58:44.046474+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 15:58:44.046752+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 15:58:44.046758+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 15:58:44.046761+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 15:58:44.046762+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 15:58:44.046764+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-30 15:58:44.046765+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-30 15:58:44.046767+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 15:58:44.046768+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 15:58:44.046788+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 15:58:44.046791+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 15:58:44.046793+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 15:58:44.0468+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 15:58:44.046803+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 15:58:44.055986+00', '2026-11-30 15:58:44.066888+00', '2026-11-30 15:58:44.071004+00');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 15:58:44.143479+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:09:35.835319+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:09:35.804262+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:09:36.027771+00', 0, '', '', NULL, '', '2026-11-30 20:09:36.027771+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:09:36.00797+00', '2026-11-30 20:09:36.00797+00', '', 'none');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:09:36.009457+00', '2026-11-30 20:09:36.009457+00', '', 'none');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:09:35.731433+00', '2026-11-30 20:09:35.731433+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:09:35.766934+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:09:35.872207+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:09:35.872442+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:09:35.872447+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:09:35.872449+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:09:35.872459+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:09:35.872461+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-30 20:09:35.872463+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-30 20:09:35.872464+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:09:35.872466+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:09:35.872489+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:09:35.872491+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:09:35.8725+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:09:35.872502+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:09:35.872504+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:09:35.88296+00', '2026-11-30 20:09:35.899675+00', '2026-11-30 20:09:35.910753+00');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:09:36.00988+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 15:58:44.001564+00', '2026-11-30 15:58:44.030985+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:09:35.772484+00', '2026-11-30 20:09:35.810862+00');
+SELECT pg_catalog.setval('public.api_tokens_id_seq', 1, false);
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
+SELECT pg_catalog.setval('public.readings_id_seq', 1, false);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
 SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
 SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
+SELECT pg_catalog.setval('public.users_id_seq', 1, false);
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT pk_api_tokens PRIMARY KEY (id);
 ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
 ALTER TABLE ONLY public.backfill_days
@@ -704,6 +795,8 @@ ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT pk_backfills PRIMARY KEY (id);
 ALTER TABLE ONLY public.circuits
     ADD CONSTRAINT pk_circuits PRIMARY KEY (destination);
+ALTER TABLE ONLY public.drafts
+    ADD CONSTRAINT pk_drafts PRIMARY KEY (study, reader);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT pk_image_scores PRIMARY KEY (instance, version);
 ALTER TABLE ONLY public.instances
@@ -718,14 +811,22 @@ ALTER TABLE ONLY public.patients
     ADD CONSTRAINT pk_patients PRIMARY KEY (id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT pk_readings PRIMARY KEY (id);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT pk_reports PRIMARY KEY (id);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT pk_requests PRIMARY KEY (id);
+ALTER TABLE ONLY public.reveals
+    ADD CONSTRAINT pk_reveals PRIMARY KEY (study, reader);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT pk_series PRIMARY KEY (id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT pk_studies PRIMARY KEY (id);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT pk_users PRIMARY KEY (id);
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT uq_api_tokens_token_sha256 UNIQUE (token_sha256);
 ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT uq_backfills_source UNIQUE (source);
 ALTER TABLE ONLY public.instances
@@ -738,6 +839,8 @@ ALTER TABLE ONLY public.model_versions
     ADD CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid);
 ALTER TABLE ONLY public.patients
     ADD CONSTRAINT uq_patients_patient_key UNIQUE (patient_key);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT uq_readings_reader_idempotency_key UNIQUE (reader, idempotency_key);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.reports
@@ -748,6 +851,9 @@ ALTER TABLE ONLY public.series
     ADD CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT uq_users_name UNIQUE (name);
+CREATE INDEX ix_api_tokens_user_name ON public.api_tokens USING btree (user_name);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
 CREATE INDEX ix_audit_events_subject ON public.audit_events USING btree (subject);
 CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
@@ -764,6 +870,7 @@ CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, r
 CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
 CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
 CREATE INDEX ix_predictions_scored ON public.predictions USING btree (version, study, predicted_at) WHERE ((finding)::text = 'Atelectasis'::text);
+CREATE INDEX ix_readings_study ON public.readings USING btree (study, reader);
 CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
 CREATE INDEX ix_reports_unsent ON public.reports USING btree (created_at) WHERE ((state)::text <> 'sent'::text);
 CREATE INDEX ix_studies_accession_number ON public.studies USING btree (accession_number);
@@ -778,12 +885,16 @@ CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, s
 CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
 CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
 CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT fk_api_tokens_user_name FOREIGN KEY (user_name) REFERENCES public.users(name);
 ALTER TABLE ONLY public.backfill_days
     ADD CONSTRAINT fk_backfill_days_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfill_units
     ADD CONSTRAINT fk_backfill_units_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfilled_studies
     ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.drafts
+    ADD CONSTRAINT fk_drafts_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.image_scores
@@ -798,6 +909,8 @@ ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT fk_readings_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT fk_reports_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reports
@@ -806,6 +919,8 @@ ALTER TABLE ONLY public.requests
     ADD CONSTRAINT fk_requests_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT fk_requests_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.reveals
+    ADD CONSTRAINT fk_reveals_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT fk_series_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.studies

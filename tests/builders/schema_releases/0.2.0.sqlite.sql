@@ -3,7 +3,16 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0008');
+INSERT INTO "alembic_version" VALUES('0011');
+CREATE TABLE api_tokens (
+	id INTEGER NOT NULL, 
+	user_name VARCHAR(64) NOT NULL, 
+	token_sha256 VARCHAR(64) NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_api_tokens PRIMARY KEY (id), 
+	CONSTRAINT fk_api_tokens_user_name FOREIGN KEY(user_name) REFERENCES users (name), 
+	CONSTRAINT uq_api_tokens_token_sha256 UNIQUE (token_sha256)
+);
 CREATE TABLE audit_events (
 	id INTEGER NOT NULL, 
 	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -15,7 +24,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-30 15:58:42.166+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 20:09:32.498+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -42,7 +51,7 @@ CREATE TABLE backfill_units (
  WITHOUT ROWID
 
 ;
-INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 15:58:42.150+00:00');
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 20:09:32.474+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -61,7 +70,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
-INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 15:58:42.142+00:00');
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 20:09:32.460+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -69,6 +78,14 @@ CREATE TABLE circuits (
 	CONSTRAINT pk_circuits PRIMARY KEY (destination)
 );
 INSERT INTO "circuits" VALUES('PACS',2,NULL);
+CREATE TABLE drafts (
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	content JSON NOT NULL, 
+	updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_drafts PRIMARY KEY (study, reader), 
+	CONSTRAINT fk_drafts_study FOREIGN KEY(study) REFERENCES studies (id)
+);
 CREATE TABLE image_scores (
 	instance INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -82,7 +99,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 15:58:42.030+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 20:09:32.349+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -103,7 +120,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 15:58:42.017+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 20:09:32.333+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -124,7 +141,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 15:58:42.154+00:00',0,'','',NULL,'','2026-11-30 15:58:42.154+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 20:09:32.482+00:00',0,'','',NULL,'','2026-11-30 20:09:32.482+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -137,7 +154,7 @@ CREATE TABLE "labels" (
 	revokes INTEGER, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	stated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
-	document VARCHAR(64) DEFAULT '' NOT NULL, 
+	document VARCHAR(64) DEFAULT '' NOT NULL, exposure VARCHAR(16) DEFAULT 'none' NOT NULL CONSTRAINT ck_labels_exposure CHECK (exposure IN ('none', 'possible', 'seen')), 
 	CONSTRAINT pk_labels PRIMARY KEY (id), 
 	CONSTRAINT ck_labels_state CHECK (state IN ('present', 'absent', 'uncertain')), 
 	CONSTRAINT ck_labels_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
@@ -148,8 +165,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 15:58:42.106+00:00','2026-11-30 15:58:42.106+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 15:58:42.124+00:00','2026-11-30 15:58:42.124+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 20:09:32.426+00:00','2026-11-30 20:09:32.426+00:00','','none');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 20:09:32.458+00:00','2026-11-30 20:09:32.458+00:00','','none');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -172,7 +189,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 15:58:42.000+00:00','2026-11-30 15:58:42.000+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 20:09:32.300+00:00','2026-11-30 20:09:32.300+00:00',NULL);
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -183,7 +200,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 15:58:42.013+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 20:09:32.301+00:00');
 CREATE TABLE predictions (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -202,20 +219,36 @@ CREATE TABLE predictions (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 15:58:42.033+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 20:09:32.367+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 20:09:32.367+00:00');
+CREATE TABLE readings (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	idempotency_key VARCHAR(64) NOT NULL, 
+	skip_reason VARCHAR(64) DEFAULT '' NOT NULL, 
+	states JSON NOT NULL, 
+	points JSON NOT NULL, 
+	comment TEXT DEFAULT '' NOT NULL, 
+	exposure VARCHAR(16) NOT NULL, 
+	read_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_readings PRIMARY KEY (id), 
+	CONSTRAINT ck_readings_exposure CHECK (exposure IN ('none', 'possible', 'seen')), 
+	CONSTRAINT fk_readings_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_readings_reader_idempotency_key UNIQUE (reader, idempotency_key)
+);
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -242,7 +275,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 15:58:42.047+00:00','2026-11-30 15:58:42.052+00:00','2026-11-30 15:58:42.052+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 20:09:32.375+00:00','2026-11-30 20:09:32.388+00:00','2026-11-30 20:09:32.388+00:00');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -260,7 +293,14 @@ CREATE TABLE requests (
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
-INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 15:58:42.134+00:00');
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 20:09:32.459+00:00');
+CREATE TABLE reveals (
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	revealed_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_reveals PRIMARY KEY (study, reader), 
+	CONSTRAINT fk_reveals_study FOREIGN KEY(study) REFERENCES studies (id)
+);
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	series_instance_uid VARCHAR(64) NOT NULL, 
@@ -296,7 +336,19 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 15:58:42.015+00:00','2026-11-30 15:58:42.018+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 20:09:32.325+00:00','2026-11-30 20:09:32.334+00:00');
+CREATE TABLE users (
+	id INTEGER NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	role VARCHAR(16) NOT NULL, 
+	password_hash VARCHAR(256) NOT NULL, 
+	session_key VARCHAR(64) NOT NULL, 
+	disabled BOOLEAN DEFAULT false NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_users PRIMARY KEY (id), 
+	CONSTRAINT ck_users_role CHECK (role IN ('viewer', 'reader', 'operator', 'administrator')), 
+	CONSTRAINT uq_users_name UNIQUE (name)
+);
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -304,7 +356,6 @@ CREATE INDEX ix_studies_arriving ON studies (last_received_at) WHERE state = 'ar
 CREATE INDEX ix_studies_patient ON studies (patient);
 CREATE INDEX ix_instances_file_sha256 ON instances (file_sha256);
 CREATE INDEX ix_instances_series ON instances (series);
-CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
 CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
 CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes) OR (NEW.state IS NOT NULL AND EXISTS (SELECT 1 FROM labels WHERE document <> '' AND document = NEW.document AND study = NEW.study AND finding = NEW.finding AND reader = NEW.reader AND state IS NOT NULL)) BEGIN SELECT RAISE(ABORT, 'labels are append-only: UNIQUE constraint'); END;
 CREATE INDEX ix_jobs_due ON jobs (kind, priority, run_at, id) WHERE state = 'waiting';
@@ -331,6 +382,9 @@ CREATE INDEX ix_jobs_done ON jobs (finished_at) WHERE state = 'done';
 CREATE INDEX ix_jobs_learn ON jobs (id) WHERE kind = 'learn';
 CREATE INDEX ix_jobs_by_state ON jobs (state, id, kind);
 CREATE INDEX ix_audit_events_subject ON audit_events (subject);
+CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE INDEX ix_api_tokens_user_name ON api_tokens (user_name);
+CREATE INDEX ix_readings_study ON readings (study, reader);
 CREATE VIEW v_studies AS 
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
     s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
@@ -387,8 +441,14 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
-    l.stated_at, l.document
+    l.stated_at, l.document, l.exposure
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL;
+CREATE VIEW v_readings AS 
+SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure, r.read_at
+FROM readings r JOIN studies s ON s.id = r.study;
+CREATE VIEW v_users AS 
+SELECT name, role, disabled, created_at
+FROM users;
 CREATE VIEW v_worklist AS 
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.requested_at,
