@@ -50,6 +50,7 @@ def serve_desk(config: Config, path: Path | None) -> None:
             StopSignal() as stop,
             notify_systemd(systemd.Notifier(), [parts.catalog.probe_write, partial(_probe_server, server)], lambda: "serving"),
         ):
+            log.info("desk", address=config.web.host, port=config.web.port, tls=config.web.has_tls)
             thread = threading.Thread(target=_run_server, args=(server, stop), name="desk")
             thread.start()
             wait_for_stop(stop)

@@ -17,7 +17,6 @@ from adapters.web.access import AnyVisitor, OperatingVisitor
 from adapters.web.label_routes import Payload
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
-from pipeline import overview
 from pipeline.domain import AuditEvent, JobState
 from pipeline.errors import RadclipdError
 from pipeline.figures import QueueFigures
@@ -102,8 +101,8 @@ def _describe_queue(parts: DeskParts, name: str, session_key: str) -> str:
 
 
 def _gather_values(parts: DeskParts) -> dict[str, Any]:
+    found = parts.daemon.read(parts.catalog)
     with parts.catalog.read() as tx:
-        found = overview.describe_daemon(tx)
         quarantined = tx.views.select("v_jobs", where={"state": "quarantined"}, order=["-id"], limit=MAX_QUARANTINED)
         events = tx.views.select("v_audit", order=["-id"], limit=MAX_EVENTS)
     try:

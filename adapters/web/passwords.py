@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 
 from argon2 import PasswordHasher
@@ -14,6 +15,8 @@ MIN_PASSWORD_LENGTH = 10
 MAX_PASSWORD_LENGTH = 200
 
 _HASHER = PasswordHasher()
+_HASHING = threading.BoundedSemaphore(2)
+"""argon2id takes 64 MiB a check: more log-ins at a time wait, so that a flood of them does not take the memory of the host."""
 
 
 def hash_password(password: str) -> str:
@@ -28,7 +31,8 @@ def matches_password(password_hash: str | None, password: str) -> bool:
     if len(password) > MAX_PASSWORD_LENGTH:
         return False
     try:
-        return _HASHER.verify(password_hash or _hash_of_nobody(), password) and password_hash is not None
+        with _HASHING:
+            return _HASHER.verify(password_hash or _hash_of_nobody(), password) and password_hash is not None
     except (VerificationError, InvalidHashError):
         return False
 

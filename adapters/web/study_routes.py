@@ -12,11 +12,11 @@ from adapters.web.access import AnyVisitor, OperatingVisitor, Visitor
 from adapters.web.label_routes import Study, describe_films, dump_page_data
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
-from pipeline import overview, report
-from pipeline.domain import FINDINGS, AuditEvent, JobKind
+from pipeline import overview
+from pipeline.domain import FINDINGS, AuditEvent, JobKind, Report
 from pipeline.errors import RadclipdError
 from pipeline.labelling import list_films
-from pipeline.ports.desk import DeskTransaction
+from pipeline.report import resend
 from pipeline.users import Permission, may
 
 PAGE_ROWS = 50
@@ -63,14 +63,14 @@ def list_studies(
 def show_study(request: Request, visitor: AnyVisitor, study: str) -> Response:
     """Show one study. A reader who opens the page sees the model's result: labels after that are exposed."""
     parts = parts_of(request)
-    with parts.catalog.begin() as tx:
+    with parts.catalog.read() as tx:
         found = overview.describe_study(study, tx)
         films = list_films(study, tx, parts.settings.chest)
-        serving = tx.versions.serving()
         versions = {version.number: version for version in tx.versions.all()}
-        if may(visitor.user.role, Permission.LABEL):
+        newest = tx.reports.find(found.reports[0]["sop_instance_uid"]) if found.reports else None
+    if may(visitor.user.role, Permission.LABEL):
+        with parts.catalog.begin() as tx:
             tx.readings.mark_revealed(study, visitor.name)
-        text = _read_newest_report(found, tx, parts)
     return render_page(
         request,
         "study.html",
@@ -80,8 +80,7 @@ def show_study(request: Request, visitor: AnyVisitor, study: str) -> Response:
         films=dump_page_data({"films": describe_films(films)}),
         predictions=sorted(found.predictions, key=lambda row: FINDINGS.index(row["finding"])),
         thresholds=versions[found.predictions[0]["version"]].thresholds if found.predictions else {},
-        serving=serving,
-        report_lines=text,
+        report_lines=_read_lines(newest, parts),
     )
 
 
@@ -99,7 +98,7 @@ def score_again(request: Request, visitor: OperatingVisitor, study: Study) -> di
 def send_again(request: Request, visitor: OperatingVisitor, study: Study) -> dict[str, str]:
     """Queue the newest report of the study for sending."""
     catalog = parts_of(request).catalog
-    queued = report.resend([study], catalog=catalog)
+    queued = resend([study], catalog=catalog)
     with catalog.begin() as tx:
         tx.audit(AuditEvent("requeue", "done" if queued else "refused", study, "send again", visitor.name))
     return {"message": "The report will be sent again." if queued else "The study has no report to send."}
@@ -110,13 +109,10 @@ def _select_header(study: overview.ViewRow, visitor: Visitor) -> dict[str, Any]:
     return {name: value for name, value in study.items() if name not in hidden and value not in ("", None)}
 
 
-def _read_newest_report(found: overview.StudyOverview, tx: DeskTransaction, parts: DeskParts) -> list[str]:
-    if not found.reports:
-        return []
-    newest = tx.reports.find(found.reports[0]["sop_instance_uid"])
-    if newest is None or newest.file is None:
+def _read_lines(report: Report | None, parts: DeskParts) -> list[str]:
+    if report is None or report.file is None:
         return []
     try:
-        return list(parts.tools.read_report(newest.file))
+        return list(parts.tools.read_report(report.file))
     except RadclipdError as error:
         return [str(error)]
