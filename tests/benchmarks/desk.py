@@ -87,7 +87,7 @@ def measure(films: int, pictures: Path | None) -> dict[str, Any]:
 
 
 def wait_for_films(page: Page, count: int) -> None:
-    page.wait_for_function(f"performance.getEntriesByName('next film').length >= {count}", timeout=60_000)
+    page.wait_for_function("count => performance.getEntriesByName('next film').length >= count", arg=count, timeout=60_000)
 
 
 @contextmanager

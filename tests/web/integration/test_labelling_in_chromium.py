@@ -126,7 +126,7 @@ def test_a_reload_and_a_lost_connection_lose_nothing(desk: Desk, address: str, p
     wait_for_film(page)
     expect(page.locator(".finding[data-finding=Effusion]")).to_have_attribute("data-said", "present")
     expect(page.locator("#comment")).to_have_value("small, left")
-    page.wait_for_function("performance.getEntriesByType('resource').filter(e => e.name.includes('/films')).length >= 3")
+    page.wait_for_function("() => performance.getEntriesByType('resource').filter(e => e.name.includes('/films')).length >= 3")
     page.wait_for_timeout(200)
     page.context.set_offline(True)
     page.keyboard.press("Enter")
