@@ -80,10 +80,12 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
     reader = parts.new_decode_pool(DECODE_PROCESSES)
     reader.start()
     parts.close_at_end(reader.close)
+    films = FilmCache(reader, max_bytes=int(config.web.film_cache), read_spacing=partial(_read_spacing, parts))
+    parts.close_at_end(films.close)
     return build_application(
         DeskParts(
             catalog=parts.catalog,
-            films=FilmCache(reader, max_bytes=int(config.web.film_cache), read_spacing=partial(_read_spacing, parts)),
+            films=films,
             cookies=SessionCookies(read_secret(config.web.directory), idle_seconds=config.web.session_idle_seconds),
             settings=settings,
             tools=DeskTools(

@@ -10,7 +10,8 @@ import gzip
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import ImageReader
 
 FULL_SCALE = 65535
+PREPARING_THREADS = 3
+"""A film that is looked at, and the next ones."""
 GZIP_LEVEL = 1
 """Of a difference of neighbours the higher levels gain a few per cent, and take several times as long."""
 
@@ -49,25 +52,54 @@ class FilmCache:
         self._reader, self._max_bytes, self._read_spacing = reader, max_bytes, read_spacing
         self._lock = threading.Lock()
         self._films: OrderedDict[str, FilmBytes] = OrderedDict()
-        self._size = 0
+        self._pending: dict[str, Future[FilmBytes]] = {}
+        self._threads = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="film")
 
     def read(self, instance: StoredInstance) -> FilmBytes:
         """Return the film of an instance. PixelsUnreadable."""
+        return self._request_film(instance).result()
+
+    def prepare(self, instances: Sequence[StoredInstance]) -> None:
+        """Begin to decode films that will be asked for next; a film that cannot be read says so when it is asked for."""
+        for instance in instances:
+            self._request_film(instance)
+
+    def close(self) -> None:
+        """Begin no further film."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _request_film(self, instance: StoredInstance) -> Future[FilmBytes]:
+        """Return the film, or its decoding under way: several who ask for one film at a time have it decoded once."""
         key = instance.file.sha256
         with self._lock:
             if key in self._films:
                 self._films.move_to_end(key)
-                return self._films[key]
-        [decoded] = self._reader.read_ahead([instance], HostTransform(read_display_values))
-        if isinstance(decoded, PixelsUnreadable):
-            raise decoded
-        film = encode_film(decoded, self._read_spacing(instance))
-        with self._lock:
-            self._films[key] = film
-            self._size = sum(len(each.content) for each in self._films.values())
-            while self._size > self._max_bytes and len(self._films) > 1:
-                self._size -= len(self._films.popitem(last=False)[1].content)
-        return film
+                known: Future[FilmBytes] = Future()
+                known.set_result(self._films[key])
+                return known
+            if key not in self._pending:
+                self._pending[key] = self._threads.submit(self._build_film, instance)
+            return self._pending[key]
+
+    def _build_film(self, instance: StoredInstance) -> FilmBytes:
+        key = instance.file.sha256
+        try:
+            [decoded] = self._reader.read_ahead([instance], HostTransform(read_display_values))
+            if isinstance(decoded, PixelsUnreadable):
+                raise decoded
+            film = encode_film(decoded, self._read_spacing(instance))
+            with self._lock:
+                self._keep_film(key, film)
+            return film
+        finally:
+            with self._lock:
+                self._pending.pop(key, None)
+
+    def _keep_film(self, key: str, film: FilmBytes) -> None:
+        self._films[key] = film
+        size = sum(len(each.content) for each in self._films.values())
+        while size > self._max_bytes and len(self._films) > 1:
+            size -= len(self._films.popitem(last=False)[1].content)
 
 
 def read_display_values(image: Image | DeferredImage) -> DecodedImage:

@@ -13,14 +13,16 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.web.access import AnyVisitor, ReadingVisitor
+from adapters.web.access import AnyVisitor, ReadingVisitor, Visitor
 from adapters.web.pages import finding_words, render_page
-from adapters.web.parts import parts_of
+from adapters.web.parts import DeskParts, parts_of
 from pipeline import labelling, worklist
 from pipeline.domain import Draft, Header, LabelState
 from pipeline.labelling import MAX_COMMENT_LENGTH, SKIP_REASONS, DeskFilm, LabellingTask, Reveal
 
 MAX_TASKS = 8
+PREPARED_TASKS = 2
+"""Tasks whose films are decoded before the browser asks for them."""
 MAX_MORE = 200
 """Studies that a reader may ask for at a time."""
 SESSION_HOURS = 12.0
@@ -75,7 +77,8 @@ class MorePayload(Payload):
 
 @router.get("/label")
 def show_labelling(request: Request, visitor: ReadingVisitor) -> Response:
-    """Show the page of labelling."""
+    """Show the page of labelling. The first film is decoded while the browser loads the page."""
+    _prepare_films(_list_tasks(request, visitor, PREPARED_TASKS), parts_of(request))
     return render_page(
         request, "label.html", visitor, definitions=load_definitions(), skip_reasons=SKIP_REASONS, session=DEFAULT_SESSION
     )
@@ -85,10 +88,8 @@ def show_labelling(request: Request, visitor: ReadingVisitor) -> Response:
 def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, Query(ge=1, le=MAX_TASKS)] = 4) -> dict[str, Any]:
     """Return the next tasks, the number of studies that remain and of those read in this session."""
     parts = parts_of(request)
-    wanted = parts.settings
-    tasks = labelling.list_tasks(
-        reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, second_reading=wanted.second_reading
-    )
+    tasks = _list_tasks(request, visitor, limit)
+    _prepare_films(tasks[:PREPARED_TASKS], parts)
     with parts.catalog.read() as tx:
         remaining = tx.readings.count_open_requests(visitor.name)
         done = tx.readings.count_readings(visitor.name, hours=SESSION_HOURS)
@@ -156,6 +157,18 @@ def show_film(request: Request, visitor: AnyVisitor, instance: Study) -> Respons
 def load_definitions() -> Mapping[str, Mapping[str, str]]:
     """Return finding -> its key, and its card: what counts, and what does not."""
     return tomllib.loads(DEFINITIONS_FILE.read_text(encoding="utf-8"))
+
+
+def _list_tasks(request: Request, visitor: Visitor, limit: int) -> list[LabellingTask]:
+    parts = parts_of(request)
+    wanted = parts.settings
+    return labelling.list_tasks(
+        reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, second_reading=wanted.second_reading
+    )
+
+
+def _prepare_films(tasks: Sequence[LabellingTask], parts: DeskParts) -> None:
+    parts.films.prepare([film.instance for task in tasks for film in task.films[:1]])
 
 
 def _describe_task(task: LabellingTask) -> dict[str, Any]:

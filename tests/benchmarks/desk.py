@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+from PIL import Image as PillowImage
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
@@ -41,6 +42,8 @@ DISTINCT = 4
 """Films that are simulated; the others repeat their pixels."""
 FIRST_FILM_SECONDS, NEXT_FILM_SECONDS = 1.0, 0.2
 """Targets."""
+COLOURS = 96
+"""Of a picture in the documentation."""
 READER, ADMINISTRATOR = "dr.alice", "engineer"
 BYTES = (
     "performance.getEntriesByType('resource').filter(e => !e.name.includes('/films')).reduce((sum, e) => sum + e.transferSize, 0)"
@@ -61,7 +64,7 @@ def main() -> str:
 
 def measure(films: int, pictures: Path | None) -> dict[str, Any]:
     """Return bytes, seconds and ratios; write the pictures where a folder is given."""
-    with tempfile.TemporaryDirectory() as folder, serve_desk(Path(folder), films + 1) as (address, studies):
+    with tempfile.TemporaryDirectory() as folder, serve_desk(Path(folder), films + 4) as (address, studies):
         with chromium() as browser, opened_page(browser) as page:
             page.goto(f"{address}/log-in")
             log_in(page, READER, PASSWORD)
@@ -144,7 +147,7 @@ def take_pictures(page: Page, address: str, study: str, folder: Path) -> None:
     page.goto(f"{address}/log-in")
     log_in(page, ADMINISTRATOR, PASSWORD)
     for name, path in (
-        ("label", f"/label?study={study}"),
+        ("label", "/label"),
         ("studies", "/studies"),
         ("study", f"/studies/{study}"),
         ("readers", "/readers"),
@@ -153,7 +156,12 @@ def take_pictures(page: Page, address: str, study: str, folder: Path) -> None:
     ):
         page.goto(address + path)
         page.wait_for_timeout(2500)
-        page.screenshot(path=folder / f"desk-{name}.png")
+        if name == "label":  # one film is read, the next one is being read
+            for key in ("x", "Enter", "m", "Shift+L"):
+                page.keyboard.press(key)
+                page.wait_for_timeout(1500)
+        with PillowImage.open(BytesIO(page.screenshot())) as picture:
+            picture.convert("RGB").quantize(COLOURS).save(folder / f"desk-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

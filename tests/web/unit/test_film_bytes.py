@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,18 @@ def test_the_cache_keeps_the_films_that_were_asked_for_last(tmp_path_factory: py
     for number in (0, 1, 0, 2, 0, 1):
         cache.read(instances[number])
     assert reader.decoded == [instances[n].file.sha256 for n in (0, 1, 2, 1)]
+
+
+def test_a_film_that_several_ask_for_at_a_time_is_decoded_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = FileImageStore(tmp_path_factory.mktemp("images"))
+    reader = CountingReader(store)
+    cache = FilmCache(reader, max_bytes=1 << 20)
+    instance = stored(store, dx())
+    with ThreadPoolExecutor(8) as threads:
+        films = list(threads.map(cache.read, [instance] * 8))
+    assert len(set(films)) == 1
+    cache.prepare([instance])
+    assert len(reader.decoded) == 1
 
 
 def test_an_unreadable_film_says_why(tmp_path_factory: pytest.TempPathFactory) -> None:
