@@ -20,11 +20,11 @@ help: ## list the targets
 $(VENV)/lab: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[lab]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[lab,web]"
 	touch $@
 
 $(VENV)/ready: $(VENV)/lab
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,lab,scale]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,lab,scale,web]"
 	touch $@
 
 setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)

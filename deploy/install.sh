@@ -4,7 +4,7 @@
 #   deploy/install.sh                      onto this host
 #   DESTDIR=/tmp/root deploy/install.sh    into a folder, for packaging: no user, no database, nothing started
 #   PYTHON=/usr/bin/python3.12 ...         another interpreter than /usr/bin/python3 (3.11 or newer)
-#   EXTRAS="lab scale" ...                 with extras of pyproject.toml: lab (demo, experiment), scale (Ray), gpl-codecs
+#   EXTRAS="lab scale" ...                 with extras of pyproject.toml: lab (demo, experiment), scale (Ray), web (the desk), gpl-codecs
 #
 #   PIP_NO_INDEX=1 PIP_FIND_LINKS=/media/wheels deploy/install.sh
 #                                          without internet, from a folder of wheels (deploy/docs/install.md, "Without internet")
@@ -57,7 +57,7 @@ check_host() {
 # pip only warns of an extra that does not exist.
 choose_extras() {
     for extra in $(echo "${EXTRAS:-}" | tr ',' ' '); do
-        grep -q "^$extra = \[" "$source/pyproject.toml" || fail "there is no extra $extra" "the extras are lab, scale and gpl-codecs"
+        grep -q "^$extra = \[" "$source/pyproject.toml" || fail "there is no extra $extra" "the extras are lab, scale, web and gpl-codecs"
         extras=${extras:+$extras,}$extra
     done
 }

@@ -139,6 +139,23 @@ class LabelState(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+class LabelExposure(StrEnum):
+    """Whether a reader had seen the model's result on the study when the reader made a statement."""
+
+    NONE = "none"  # no report of the study had been delivered, and the desk had not shown the result
+    POSSIBLE = "possible"  # a report had been delivered; nobody knows whether the reader saw it
+    SEEN = "seen"  # the desk had shown the result to this reader
+
+
+class UserRole(StrEnum):
+    """Permissions of a user of the desk."""
+
+    VIEWER = "viewer"  # reads every page, without the patient's identity
+    READER = "reader"  # labels, and sees the patient's identity
+    OPERATOR = "operator"  # retries jobs, sends again, promotes versions
+    ADMINISTRATOR = "administrator"  # everything
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """The elements of one instance's data set that the catalog keeps. Absent elements are '' or None. No name, no birth date."""
@@ -185,6 +202,15 @@ class Header:
         if self.patient_id:
             return f"{self.patient_id}\\{self.issuer_of_patient_id}"
         return f"study:{self.study_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSpacing:
+    """Distance of the centres of two pixels, mm."""
+
+    row: float  # of one row to the next
+    column: float  # of one column to the next
+    at_detector: bool  # at the front of the detector: a structure of the patient is smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +328,7 @@ class Label:
     selection_probability: float | None = None  # probability with which the worklist chose the study, in (0, 1]
     document: str = ""  # SOPInstanceUID of the SR or KOS that contains the statement
     revokes: int | None = None  # id of the revoked label
+    exposure: LabelExposure = LabelExposure.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +345,7 @@ class ReaderStatement:
     selection_probability: float | None = None  # as Label.selection_probability
     document: str = ""  # as Label.document
     row: int = 0  # row of the table, counted as a spreadsheet does: the header is row 1
+    exposure: LabelExposure | None = None  # None: POSSIBLE where a report had been delivered before, else NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +356,42 @@ class Document:
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of earlier versions of this document
     reason: str = ""  # why the document gives no labels, in words; "": it gives labels
     unclear: int = 0  # findings that the document mentions and does not state clearly: they get no label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A person who logs in at the desk. The name is the reader of the labels that the person gives there."""
+
+    name: str
+    role: UserRole
+    password_hash: str  # argon2id, in PHC string format; the password is stored nowhere
+    session_key: str  # random; sessions of another key are over
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A reader's unfinished statement on one study at the desk: kept with each key, and gone with the reading."""
+
+    study_instance_uid: str
+    reader: str
+    states: Mapping[str, LabelState] = field(default_factory=dict)  # by finding; others are not stated
+    points: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # place of a finding: column, row of the film, pixels
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskReading:
+    """A finished statement of a reader at the desk, or a skipped study. Immutable. Its states are labels, too."""
+
+    study_instance_uid: str
+    reader: str
+    idempotency_key: str  # random, of the browser: the same reading sent twice is stored once
+    skip_reason: str = ""  # "": labelled
+    states: Mapping[str, LabelState] = field(default_factory=dict)
+    points: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as Draft.points
+    comment: str = ""
+    exposure: LabelExposure = LabelExposure.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

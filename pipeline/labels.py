@@ -16,6 +16,7 @@ from pipeline.domain import (
     Job,
     JobKind,
     Label,
+    LabelExposure,
     LabelState,
     ReaderStatement,
     StoredInstance,
@@ -46,7 +47,7 @@ def import_readings(readings: Sequence[ReaderStatement], *, catalog: Catalog, dr
     with catalog.read() if dry_run else catalog.begin() as tx:
         now = tx.now()
         identified, faults = _identify_studies(readings, tx)
-        identified = _add_reasons(identified, now, tx)
+        identified = _add_exposures(_add_reasons(identified, now, tx), now, tx)
         faults += [fault for reading in readings for fault in _check_reading(reading, now)]
         faults += _find_contradictions(identified)
         if faults:
@@ -145,7 +146,7 @@ def _store_statements(uid: str, contents: Mapping[str, Document], tx: Transactio
     replaced = [label for label in labels_in_force(existing) if label.document in document.replaces and label.document != uid]
     not_before = max((label.stated_at for label in replaced), default=None)
     readings = [_date_reading(replace(reading, document=uid), not_before, now) for reading in document.readings]
-    readings = _add_reasons(readings, now, tx)
+    readings = _add_exposures(_add_reasons(readings, now, tx), now, tx)
     index = _StatementIndex(existing)
     relevant = [reading for reading in readings if reading.study_instance_uid in known_studies]
     new = [label for reading in relevant for label in index.new_labels(reading, now)]
@@ -177,6 +178,29 @@ def _add_reasons(readings: Sequence[ReaderStatement], now: datetime, tx: Transac
         return replace(reading, selection_reason=request.selection_reason, selection_probability=request.selection_probability)
 
     return [with_reason(reading) for reading in readings]
+
+
+def _add_exposures(readings: Sequence[ReaderStatement], now: datetime, tx: Transaction) -> list[ReaderStatement]:
+    """Give each reading without an exposure that of the reports delivered before it."""
+    delivered = tx.reports.first_sent({reading.study_instance_uid for reading in readings})
+
+    def with_exposure(reading: ReaderStatement) -> ReaderStatement:
+        if reading.exposure is not None:
+            return reading
+        sent_at = delivered.get(reading.study_instance_uid)
+        is_possible = sent_at is not None and sent_at <= (reading.stated_at or now)
+        return replace(reading, exposure=LabelExposure.POSSIBLE if is_possible else LabelExposure.NONE)
+
+    return [with_exposure(reading) for reading in readings]
+
+
+def add_labels(reading: ReaderStatement, tx: Transaction) -> list[Label]:
+    """Append the labels of one statement on a study of the catalog, within the caller's transaction; return them."""
+    now = tx.now()
+    [complete] = _add_exposures(_add_reasons([reading], now, tx), now, tx)
+    new = list(_StatementIndex(tx.labels.of_studies([reading.study_instance_uid])).new_labels(complete, now))
+    tx.labels.append(new)
+    return new
 
 
 def _make_withdrawal(label: Label, reader: str, source: str, now: datetime, document: str = "") -> Label:
@@ -231,6 +255,7 @@ def _make_label(reading: ReaderStatement, finding: str, state: LabelState, state
         selection_reason=reading.selection_reason,
         selection_probability=reading.selection_probability,
         document=reading.document,
+        exposure=reading.exposure or LabelExposure.NONE,
     )
 
 

@@ -175,6 +175,20 @@ def tell(
     return tell_study(predictions, version, reference, load_messages(policy.language), policy.decision, withdrawal)
 
 
+def tell_newest(tx: Transaction, study_instance_uid: str, policy: ReportPolicy) -> StudyStatement | None:
+    """Return what is told of a study by the version that serves, or else by the newest that scored it; None: not scored."""
+    latest, serving = tx.reports.latest(study_instance_uid), tx.versions.serving()
+    numbers = [serving.number] if serving else []
+    numbers += [latest.version] if latest else []
+    numbers += [version.number for version in reversed(tx.versions.all())]
+    for number in numbers:
+        predictions, version = tx.scores.predictions(study_instance_uid, number), tx.versions.find(number)
+        if predictions and version is not None:
+            withdrawal = latest.withdrawal if latest is not None and latest.version == number else ""
+            return tell(tx, predictions, version, policy, withdrawal)
+    return None
+
+
 def _choose_predecessor(previous: Report | VisibleObject) -> str | None:
     """Return the newest object that the archive holds or is about to receive: the previous one, or else its predecessor."""
     reaches_archive = previous.state in (ReportState.BUILT, ReportState.SENT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -51,6 +51,10 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def close_at_end(self, close: Callable[[], None]) -> None:
+        """Let `close()` close a part of the caller's, too."""
+        self._closing.callback(close)
 
     def close(self) -> None:
         """Close the parts that were made, the last one first."""

@@ -39,6 +39,7 @@ def run(config: Config, path: Path | None) -> None:
 def roles(config: Config, path: Path | None) -> list[Role]:
     """Return the daemon's roles in starting order: the listener first, and roles that load for seconds last."""
     start = command_line(path)
+    desk = [Role("web", [*start, "web"], waits_for_probes=True)] if config.web.enabled else []
     return [
         Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
         Role("dispatcher", [*start, "dispatch"], waits_for_probes=True),
@@ -51,6 +52,7 @@ def roles(config: Config, path: Path | None) -> list[Role]:
             waits_for_probes=True,
         ),
         Role("labeller", [*start, "work", "label"], waits_for_probes=True),
+        *desk,
     ]
 
 

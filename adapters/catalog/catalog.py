@@ -20,6 +20,7 @@ from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
+from adapters.catalog.readings import SqlReadings
 from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.reports import SqlReports
@@ -29,7 +30,9 @@ from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.thumbnails import SqlThumbnails
+from adapters.catalog.users import SqlUsers
 from adapters.catalog.versions import SqlVersions
+from adapters.catalog.view_rows import SqlViewRows
 from pipeline.domain import AuditEvent
 from pipeline.errors import traceback_locations
 from pipeline.rules import truncate_to_milliseconds
@@ -64,6 +67,9 @@ class SqlTransaction:
         self.second_readings = SqlSecondReadings(connection)
         self.backfills = SqlBackfills(connection)
         self.figures = SqlFigures(connection)
+        self.users = SqlUsers(connection)
+        self.readings = SqlReadings(connection)
+        self.views = SqlViewRows(connection)
 
     @property
     def kinds_to_wake(self) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, text
@@ -111,6 +112,10 @@ class SqlFigures:
         open_ones = jobs.c.state.in_((WAITING, RUNNING, QUARANTINED))
         query = select(jobs.c.kind, jobs.c.state, func.count()).where(open_ones).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
+
+    def received_bytes(self, *, since: datetime) -> int:
+        """Return the size of the files that were received since then, bytes."""
+        return int(self._connection.scalar(select(func.sum(instances.c.file_size)).where(instances.c.received_at > since)) or 0)
 
     def _count_ignored(self) -> dict[str, int]:
         """Return the ignored studies by reason. Many studies share an explanation, so the database counts those."""

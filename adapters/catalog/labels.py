@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 from adapters.catalog.parameters import chunks, sanitise_text
 from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import labels, studies
-from pipeline.domain import Label, LabelState
+from pipeline.domain import Label, LabelExposure, LabelState
 
 SHORT_TEXT_LENGTH = 64
 
@@ -59,7 +59,8 @@ def _select_labels() -> Select[Any]:
 
 def _build_label(row: RowMapping) -> Label:
     state = row["state"]
-    return Label(**{**row, "state": LabelState(state) if state is not None else None})
+    changes = {"state": LabelState(state) if state is not None else None, "exposure": LabelExposure(row["exposure"])}
+    return Label(**{**row, **changes})
 
 
 def _build_row(label: Label, study: int) -> dict[str, Any]:
@@ -74,4 +75,5 @@ def _build_row(label: Label, study: int) -> dict[str, Any]:
         "selection_probability": label.selection_probability,
         "document": sanitise_text(label.document, SHORT_TEXT_LENGTH),
         "revokes": label.revokes,
+        "exposure": label.exposure.value,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, update
@@ -44,6 +45,10 @@ class SqlReports:
     def _fetch_report(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
         return _build_report(row) if row else None
+
+    def first_sent(self, study_instance_uids: Collection[str]) -> dict[str, datetime]:
+        rows = (self._connection.execute(_FIRST_SENT, {"uids": some}).all() for some in chunks(study_instance_uids))
+        return {uid: sent_at for some in rows for uid, sent_at in some}
 
     def ensure_pending(self, report: Report) -> Report:
         study = select(studies.c.id).where(studies.c.study_instance_uid == report.study_instance_uid).scalar_subquery()
@@ -135,6 +140,12 @@ _OTHER_REPORTS = reports.alias()
 _LATEST_OF = _select_reports().where(
     IN_UIDS,
     reports.c.id == select(func.max(_OTHER_REPORTS.c.id)).where(_OTHER_REPORTS.c.study == studies.c.id).scalar_subquery(),
+)
+_FIRST_SENT = (
+    select(studies.c.study_instance_uid, func.min(reports.c.sent_at))
+    .join(reports, reports.c.study == studies.c.id)
+    .where(IN_UIDS, reports.c.sent_at.is_not(None))
+    .group_by(studies.c.study_instance_uid)
 )
 """Built once: _LATEST is executed for each received instance, _LATEST_OF for each batch of scored studies."""
 

@@ -223,6 +223,17 @@ class SqlStudies:
         rows = self._connection.execute(newest.order_by(instances.c.id.desc()).limit(limit))
         return [StoredFile(key, sha256, size, xxh3) for key, sha256, size, xxh3 in rows]
 
+    def earlier_studies(self, study_instance_uid: str, *, limit: int) -> list[tuple[str, str]]:
+        this = studies.alias("this")
+        query = (
+            select(studies.c.study_instance_uid, studies.c.study_date)
+            .join(this, this.c.patient == studies.c.patient)
+            .where(this.c.study_instance_uid == study_instance_uid, studies.c.study_date < this.c.study_date)
+            .order_by(studies.c.study_date.desc(), studies.c.id.desc())
+            .limit(limit)
+        )
+        return [(uid, date) for uid, date in self._connection.execute(query)]
+
     def highest_study_number(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 

@@ -34,11 +34,13 @@ from pipeline.domain import (
     Decision,
     JobKind,
     JobState,
+    LabelExposure,
     LabelState,
     NotAssessedReason,
     ReportState,
     Scale,
     StudyState,
+    UserRole,
     VersionState,
     VisibleKind,
 )
@@ -277,6 +279,8 @@ labels = Table(
     _build_created_at(),
     Column("stated_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("document", UID, nullable=False, server_default=""),
+    Column("exposure", String(16), nullable=False, server_default=LabelExposure.NONE.value),
+    _check_one_of("exposure", LabelExposure),
     _check_one_of("finding", FINDINGS),
     _check_one_of("state", LabelState),
     CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name="says_something"),  # present, absent, uncertain; or withdrawn
@@ -491,6 +495,63 @@ audit_events = Table(
     Column("detail", Text, nullable=False),
     Column("source", String(128), nullable=False),
     CheckConstraint("outcome IN ('done', 'refused', 'failed')", name="outcome"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _build_primary_key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("password_hash", String(256), nullable=False),
+    Column("session_key", String(64), nullable=False),  # a new one ends the sessions of the former one
+    Column("disabled", Boolean, nullable=False, server_default=text("false")),
+    _build_created_at(),
+    _check_one_of("role", UserRole),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    _build_primary_key(),
+    Column("user_name", ForeignKey("users.name"), nullable=False, index=True),
+    Column("token_sha256", SHA256, nullable=False, unique=True),  # the token itself is stored nowhere
+    _build_created_at(),
+)
+
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("study", ForeignKey("studies.id"), primary_key=True),  # a reader has one draft of a study
+    Column("reader", String(64), primary_key=True),
+    Column("content", JSON, nullable=False),  # states, points and comment of pipeline.domain.Draft
+    Column("updated_at", UtcDateTime(), nullable=False, server_default=now()),
+)
+
+readings = Table(
+    "readings",
+    metadata,
+    _build_primary_key(),
+    Column("study", ForeignKey("studies.id"), nullable=False),
+    Column("reader", String(64), nullable=False),
+    Column("idempotency_key", String(64), nullable=False),
+    Column("skip_reason", String(64), nullable=False, server_default=""),
+    Column("states", JSON, nullable=False),
+    Column("points", JSON, nullable=False),
+    Column("comment", Text, nullable=False, server_default=""),
+    Column("exposure", String(16), nullable=False),
+    Column("read_at", UtcDateTime(), nullable=False, server_default=now()),
+    UniqueConstraint("reader", "idempotency_key"),  # a reading sent twice is stored once
+    _check_one_of("exposure", LabelExposure),
+    Index("ix_readings_study", "study", "reader"),
+)
+
+reveals = Table(
+    "reveals",  # the desk has shown the model's result on a study to a reader
+    metadata,
+    Column("study", ForeignKey("studies.id"), primary_key=True),
+    Column("reader", String(64), primary_key=True),
+    Column("revealed_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
 TABLES: Iterable[Table] = metadata.sorted_tables

@@ -92,8 +92,14 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
-    l.stated_at, l.document
+    l.stated_at, l.document, l.exposure
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
+    "v_readings": """
+SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure, r.read_at
+FROM readings r JOIN studies s ON s.id = r.study""",
+    "v_users": """
+SELECT name, role, disabled, created_at
+FROM users""",
     "v_worklist": """
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.requested_at,

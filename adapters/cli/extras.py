@@ -6,7 +6,11 @@ from importlib.util import find_spec
 
 from pipeline.errors import FatalError
 
-MODULES = {"lab": ("markdown_it", "matplotlib", "pyarrow"), "scale": ("pandas", "pyarrow", "ray")}
+MODULES = {
+    "lab": ("markdown_it", "matplotlib", "pyarrow"),
+    "scale": ("pandas", "pyarrow", "ray"),
+    "web": ("argon2", "fastapi", "itsdangerous", "jinja2", "python_multipart", "uvicorn"),
+}
 """Extra of pyproject.toml -> modules that it brings."""
 
 

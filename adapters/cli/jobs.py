@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
 def list_(
     ctx: typer.Context,
     state: Annotated[str, typer.Option(help="waiting, running, done or quarantined; default: all but done.")] = "",
+    study: Annotated[str, typer.Option(help="Only jobs of this study: Study Instance UID, or accession number.")] = "",
     limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
@@ -35,6 +36,9 @@ def list_(
 
     if state and state not in list(JobState):
         raise typer.BadParameter(f"one of {', '.join(JobState)}", param_hint="--state")
+    if study:
+        _list_jobs_of_study(ctx, study, limit, table=table, csv=csv, json=json, raw=raw)
+        return
     states = [state] if state else [one.value for one in JobState if one is not JobState.DONE]
     each = (  # one index scan for each state: the many finished jobs are not read
         "SELECT * FROM (SELECT id, kind, subject, state, attempts, run_at, worker, lease_until, error"
@@ -42,6 +46,23 @@ def list_(
         for one in states
     )
     sql = f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
+    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
+
+
+def _list_jobs_of_study(ctx: typer.Context, study: str, limit: int, *, table: bool, csv: bool, json: bool, raw: bool) -> None:
+    """List the newest jobs of a study, of its instances and of its reports, finished ones included."""
+    named = query.quote_text(study)
+    uids = f"SELECT study_instance_uid FROM v_studies WHERE study_instance_uid = {named} OR accession_number = {named}"
+    subjects = " UNION ".join(
+        [
+            uids,
+            *(f"SELECT sop_instance_uid FROM {view} WHERE study_instance_uid IN ({uids})" for view in ("v_instances", "v_reports")),
+        ]
+    )
+    sql = (
+        "SELECT id, kind, subject, state, attempts, run_at, worker, lease_until, error"
+        f" FROM v_jobs WHERE subject IN ({subjects}) ORDER BY id DESC LIMIT {limit}"
+    )
     query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
 
 

@@ -21,6 +21,12 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
+def quote_text(value: str) -> str:
+    """Return a text as an SQL literal."""
+    escaped = value.replace("\0", "").replace("'", "''")
+    return f"'{escaped}'"
+
+
 def query(
     ctx: typer.Context,
     sql: Annotated[str, typer.Argument(help='One reading statement, as "select * from v_studies".')],

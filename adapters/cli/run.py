@@ -1,4 +1,4 @@
-"""`radclipd run` is the whole daemon; `listen`, `dispatch` and `work` are its roles, for one systemd unit each."""
+"""`radclipd run` is the whole daemon; `listen`, `dispatch`, `work` and `web` are its roles, for one systemd unit each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from adapters.cli.extras import require_extra
 from adapters.cli.settings import config_of, config_path_of
 
 
@@ -21,14 +22,14 @@ class WorkKind(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (run, listen, dispatch, work):
+    for verb in (run, listen, dispatch, work, web):
         app.command()(verb)
 
 
 def run(ctx: typer.Context) -> None:
     """Run the whole daemon.
 
-    Listener, dispatcher, and workers that score, learn, report and read labels.
+    Listener, dispatcher, workers that score, learn, report and read labels, and the desk where [web] enables it.
     """
     config = config_of(ctx, role="run")
     from adapters.app import run
@@ -65,3 +66,15 @@ def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(met
     from adapters.app import work
 
     work.work(config, wanted)
+
+
+def web(ctx: typer.Context) -> None:
+    """Serve the desk: pages for readers and engineers.
+
+    Labelling, studies, operations and the model. Users log in: radclipd users add.
+    """
+    require_extra("web")
+    config = config_of(ctx, role="web")
+    from adapters.app import web
+
+    web.serve_desk(config, config_path_of(ctx))

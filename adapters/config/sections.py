@@ -448,6 +448,50 @@ class MetricsConfig(Section):
     port: Port = Field(default=9612, description="TCP port to listen on; the dispatcher of each host needs its own.")
 
 
+class WebConfig(Section):
+    """[web]: the desk, pages for readers and engineers. It needs the extra radclipd[web]."""
+
+    enabled: bool = Field(
+        default=False, description="Serve the desk as a role of radclipd run; radclipd users add makes its users."
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; another than loopback needs TLS.")
+    port: Port = Field(default=8640, description="TCP port to listen on.")
+    tls_certificate_file: str = Field(default="", description="File of the TLS certificate and its chain, PEM; empty: no TLS.")
+    tls_key_file: str = Field(default="", description="File of the certificate's private key, PEM.")
+    behind_tls_proxy: bool = Field(
+        default=False, description="A proxy in front of the desk ends TLS: allows another address than loopback without TLS here."
+    )
+    directory: AbsolutePath = Field(
+        default=Path("/var/lib/radclipd/web"),
+        description="Folder of the secret that signs sessions; it is made on the first start.",
+    )
+    session_idle_seconds: PositiveSeconds = Field(
+        default=28_800, description="Seconds without a request after which a session ends."
+    )
+    second_reading: Fraction = Field(
+        default=0.1,
+        description="Share of the studies read at the desk, at random, that a second reader reads without seeing the first.",
+    )
+    film_cache: ByteSize = Field(default=ByteSize(256 << 20), description="Memory for the films that were shown last.")
+
+    @field_validator("behind_tls_proxy")
+    @classmethod
+    def _require_tls(cls, value: bool, info: ValidationInfo) -> bool:
+        host, certificate, key = (info.data.get(name, "") for name in ("host", "tls_certificate_file", "tls_key_file"))
+        if bool(certificate) != bool(key):
+            raise ValueError("tls_certificate_file and tls_key_file belong together: name both or none")
+        if not value and not certificate and not types.is_loopback(host):
+            raise ValueError(
+                f"host = {host!r} is no loopback address: set tls_certificate_file and tls_key_file, or behind_tls_proxy = true"
+            )
+        return value
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether browsers reach the desk by https."""
+        return bool(self.tls_certificate_file) or self.behind_tls_proxy
+
+
 class LogConfig(Section):
     """[log]: events of the daemon. They name no patient."""
 
@@ -487,6 +531,7 @@ class Config(BaseSettings):
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    web: WebConfig = Field(default_factory=WebConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod

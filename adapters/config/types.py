@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,14 @@ def check_absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError("a path starts with /: a service has no working folder of its own")
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address reaches this host only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_uid_root(value: str) -> str:

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from adapters.demo import learning_steps, steps
 from adapters.demo.evaluation import UNDEFINED
+from adapters.demo.installation import DESK_USER
 from adapters.demo.scratch import scratch_folder
 from adapters.demo.state import DemoFailed, DemoOptions, DemoState
-from pipeline.errors import RadclipdError, TransientError
+from pipeline.errors import PermanentError, RadclipdError, TransientError
 
 __all__ = ["DEMO_STEPS", "DemoOptions", "DemoStep", "run_demo"]
 
@@ -76,6 +77,11 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 
 
 def _keep_running(demo: DemoState) -> None:
+    try:
+        address, password = demo.installation.serve_desk()
+        demo.print_line(f"desk            {address}  user {DESK_USER}  password {password}")
+    except PermanentError as error:  # without the extra radclipd[web]
+        demo.print_line(f"no desk         {error}")
     demo.print_line("Everything keeps running. Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
         while True:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from adapters.app.command_line import command_line
-from adapters.demo.loopback import LOOPBACK
+from adapters.demo.loopback import LOOPBACK, free_ports
 from pipeline.errors import FatalError, PermanentError
 
 AE_TITLE = "RADCLIPD"
@@ -60,9 +61,15 @@ promote = "auto"  # it is nobody's patient
 [work]
 poll_seconds = 0.25
 
+[web]
+port = {web_port}
+directory = "{folder}/web"
+
 [log]
 format = "json"
 """
+DESK_USER = "demo"
+PASSWORD_BYTES = 9
 
 
 class DemoInstallation:
@@ -72,6 +79,7 @@ class DemoInstallation:
         self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int, min_reference_studies: int = 200
     ) -> None:
         self.folder, self.port = folder, port
+        [self.web_port] = free_ports(1)
         self.configuration, self.log = folder / "radclipd.toml", folder / "radclipd.log"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by verb
         for name in ("images", "models"):
@@ -85,6 +93,7 @@ class DemoInstallation:
                 archive_port=archive_port,
                 folder=folder,
                 min_reference_studies=min_reference_studies,
+                web_port=self.web_port,
             )
         )
 
@@ -102,9 +111,10 @@ class DemoInstallation:
         """Run a verb to its end; return its standard output. PermanentError with its last lines where it fails."""
         return self.run_verb_with_stderr(*words)[0]
 
-    def run_verb_with_stderr(self, *words: str) -> tuple[str, str]:
+    def run_verb_with_stderr(self, *words: str, stdin: str = "") -> tuple[str, str]:
         """Run a verb to its end; return its standard output and standard error. PermanentError where it fails."""
-        done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_build_environment())
+        command = [*command_line(self.configuration), *words]
+        done = subprocess.run(command, capture_output=True, text=True, input=stdin, env=_build_environment())
         if done.returncode:
             last_lines = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise PermanentError(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(last_lines)}")
@@ -113,6 +123,14 @@ class DemoInstallation:
     def start(self) -> None:
         """Start `radclipd run`. Connections are refused until its listening port is open."""
         self._start_process(DAEMON_VERB)
+
+    def serve_desk(self) -> tuple[str, str]:
+        """Start `radclipd web` with a user who may do everything; return its address and the user's password."""
+        password = secrets.token_urlsafe(PASSWORD_BYTES)
+        words = ("users", "add", DESK_USER, "--role", "administrator", "--password-stdin")
+        self.run_verb_with_stderr(*words, stdin=f"{password}\n")
+        self._start_process("web")
+        return f"http://{LOOPBACK}:{self.web_port}", password
 
     def start_worker(self, kind: str) -> int:
         """Start an additional worker beside those of the daemon; return its process ID."""

@@ -6,6 +6,7 @@ A query of one study `x` has a form `x_of` for many studies: one SQL statement f
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from pipeline.domain import (
@@ -81,6 +82,9 @@ class Studies(Protocol):
 
     def newest_files(self, *, limit: int) -> list[StoredFile]:
         """Return the files of the `limit` newest instances, newest first."""
+
+    def earlier_studies(self, study_instance_uid: str, *, limit: int) -> list[tuple[str, str]]:
+        """Return StudyInstanceUID and study date of the patient's studies of earlier days, the latest first."""
 
     def highest_study_number(self) -> int:
         """Return the highest study number. Studies are numbered from 1 in order of arrival."""
@@ -225,6 +229,9 @@ class Reports(Protocol):
 
     def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
         """Return StudyInstanceUIDs with a report of this version, in order, those behind `after`."""
+
+    def first_sent(self, study_instance_uids: Collection[str]) -> dict[str, datetime]:
+        """Return StudyInstanceUID -> the time at which the archive first accepted a report of the study, of those that have one."""
 
     def ensure_pending(self, report: Report) -> Report:
         """Insert a pending report; return it, or the existing report of this UID unchanged."""

@@ -58,7 +58,9 @@ class Installation:
         self.config = folder / "radclipd.toml"
         self.config.write_text("\n".join(lines))
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, check: bool = True, timeout: float = 120, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run one verb to its end."""
         return subprocess.run(
             [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *arguments],
@@ -67,6 +69,7 @@ class Installation:
             text=True,
             check=check,
             timeout=timeout,
+            input=stdin,
         )
 
     def set_up(self) -> None:

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.output import Format, write_rows
-from adapters.cli.show import list_lines
+from adapters.cli.overview import describe_statement
 from adapters.dicom.image.pixels import DicomImageReader
 from adapters.dicom.sr.codes import finding_codes
 from adapters.dicom.sr.document import ReportSettings
@@ -125,7 +125,7 @@ def assert_view_says(told: StudyStatement, url: str) -> None:
 
 def assert_shown(told: StudyStatement) -> None:
     """`radclipd show` prints every sentence, the first findings first."""
-    lines = list_lines(told)
+    lines = list(describe_statement(told))
     assert [line for line in lines if line in {one.sentence for one in told.findings}] == [one.sentence for one in told.findings]
     assert all(line in lines for line in told.summary)
 

@@ -61,7 +61,7 @@ class FakeTransaction:
         self.scores = FakeScoreRows(tables)
         self.thumbnails = FakeThumbnails(tables)
         self.references = FakeReferences(tables)
-        self.reports = FakeReports(tables)
+        self.reports = FakeReports(tables, now)
         self.stops = FakeReportStops(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)

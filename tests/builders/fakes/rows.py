@@ -52,6 +52,7 @@ class CatalogTables:
     stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
+    first_sent: dict[str, datetime] = field(default_factory=dict)  # by study
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
     jobs: dict[int, JobRow] = field(default_factory=dict)

@@ -122,6 +122,13 @@ class FakeStudies:
     def newest_files(self, *, limit: int) -> list[StoredFile]:
         return [instance.file for instance in reversed(self._t.instances.values())][:limit]
 
+    def earlier_studies(self, study_instance_uid: str, *, limit: int) -> list[tuple[str, str]]:
+        this = self._t.studies[study_instance_uid]
+        same = (study for study in self._t.studies.values() if study.patient_key == this.patient_key)
+        earlier = [study for study in same if study.study_date < this.study_date]
+        earlier.sort(key=lambda study: study.study_date, reverse=True)
+        return [(study.study_instance_uid, study.study_date) for study in earlier[:limit]]
+
     def highest_study_number(self) -> int:
         return len(self._t.studies)
 
@@ -278,8 +285,8 @@ class FakeReportStops:
 
 
 class FakeReports:
-    def __init__(self, tables: CatalogTables) -> None:
-        self._t = tables
+    def __init__(self, tables: CatalogTables, now: Callable[[], datetime]) -> None:
+        self._t, self._now = tables, now
 
     def find(self, sop_instance_uid: str) -> Report | None:
         return self._t.reports.get(sop_instance_uid)
@@ -295,6 +302,9 @@ class FakeReports:
         found = {r.study_instance_uid for r in self._t.reports.values() if r.version == version}
         return sorted(uid for uid in found if uid > after)[:limit]
 
+    def first_sent(self, study_instance_uids: Collection[str]) -> dict[str, datetime]:
+        return {uid: at for uid, at in self._t.first_sent.items() if uid in study_instance_uids}
+
     def ensure_pending(self, report: Report) -> Report:
         same = (report.study_instance_uid, report.version, report.revision)
         rows = self._t.reports.values()
@@ -306,6 +316,7 @@ class FakeReports:
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.SENT, status=status)
+        self._t.first_sent.setdefault(self._t.reports[sop_instance_uid].study_instance_uid, self._now())
 
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED, status=status)

@@ -7,6 +7,19 @@ CREATE FUNCTION public.requests_refuse() RETURNS trigger
 CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
+CREATE TABLE public.api_tokens (
+    id bigint NOT NULL,
+    user_name character varying(64) NOT NULL,
+    token_sha256 character varying(64) NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE SEQUENCE public.api_tokens_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.api_tokens_id_seq OWNED BY public.api_tokens.id;
 CREATE TABLE public.audit_events (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -66,12 +79,31 @@ CREATE TABLE public.circuits (
     failures integer DEFAULT 0 NOT NULL,
     open_until timestamp with time zone
 );
+CREATE TABLE public.drafts (
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    content json NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.image_references (
+    number integer NOT NULL,
+    pixels bytea NOT NULL,
+    distance_limit double precision NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_image_references_ck_image_references_number CHECK ((number = 1))
+);
 CREATE TABLE public.image_scores (
     instance bigint NOT NULL,
     version integer NOT NULL,
     scores bytea NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT ck_image_scores_scores CHECK ((length(scores) = 56))
+);
+CREATE TABLE public.image_thumbnails (
+    instance bigint NOT NULL,
+    pixels bytea NOT NULL,
+    distance double precision,
+    CONSTRAINT ck_image_thumbnails_ck_image_thumbnails_pixels CHECK ((length(pixels) = 196))
 );
 CREATE TABLE public.instances (
     id bigint NOT NULL,
@@ -138,6 +170,8 @@ CREATE TABLE public.labels (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     stated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     document character varying(64) DEFAULT ''::character varying NOT NULL,
+    exposure character varying(16) DEFAULT 'none'::character varying NOT NULL,
+    CONSTRAINT ck_labels_exposure CHECK (((exposure)::text = ANY ((ARRAY['none'::character varying, 'possible'::character varying, 'seen'::character varying])::text[]))),
     CONSTRAINT ck_labels_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
     CONSTRAINT ck_labels_says_something CHECK (((state IS NOT NULL) OR (revokes IS NOT NULL))),
     CONSTRAINT ck_labels_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision))),
@@ -210,6 +244,26 @@ CREATE TABLE public.predictions (
     CONSTRAINT ck_predictions_scale CHECK (((scale)::text = ANY ((ARRAY['probability'::character varying, 'band'::character varying, 'rank'::character varying])::text[]))),
     CONSTRAINT ck_predictions_score CHECK (((score >= (0)::double precision) AND (score <= (1)::double precision)))
 );
+CREATE TABLE public.readings (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    idempotency_key character varying(64) NOT NULL,
+    skip_reason character varying(64) DEFAULT ''::character varying NOT NULL,
+    states json NOT NULL,
+    points json NOT NULL,
+    comment text DEFAULT ''::text NOT NULL,
+    exposure character varying(16) NOT NULL,
+    read_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_readings_exposure CHECK (((exposure)::text = ANY ((ARRAY['none'::character varying, 'possible'::character varying, 'seen'::character varying])::text[])))
+);
+CREATE SEQUENCE public.readings_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.readings_id_seq OWNED BY public.readings.id;
 CREATE TABLE public.reference_distributions (
     number integer NOT NULL,
     version integer NOT NULL,
@@ -292,6 +346,27 @@ CREATE SEQUENCE public.requests_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.requests_id_seq OWNED BY public.requests.id;
+CREATE TABLE public.reveals (
+    study bigint NOT NULL,
+    reader character varying(64) NOT NULL,
+    revealed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.second_readings (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    finding character varying(32) NOT NULL,
+    reason text NOT NULL,
+    version integer NOT NULL,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_second_readings_ck_second_readings_finding CHECK (((finding)::text = ANY ((ARRAY['Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[])))
+);
+CREATE SEQUENCE public.second_readings_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.second_readings_id_seq OWNED BY public.second_readings.id;
 CREATE TABLE public.series (
     id bigint NOT NULL,
     series_instance_uid character varying(64) NOT NULL,
@@ -335,6 +410,23 @@ CREATE SEQUENCE public.studies_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.studies_id_seq OWNED BY public.studies.id;
+CREATE TABLE public.users (
+    id bigint NOT NULL,
+    name character varying(64) NOT NULL,
+    role character varying(16) NOT NULL,
+    password_hash character varying(256) NOT NULL,
+    session_key character varying(64) NOT NULL,
+    disabled boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_users_role CHECK (((role)::text = ANY ((ARRAY['viewer'::character varying, 'reader'::character varying, 'operator'::character varying, 'administrator'::character varying])::text[])))
+);
+CREATE SEQUENCE public.users_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.users_id_seq OWNED BY public.users.id;
 CREATE VIEW public.v_audit AS
  SELECT audit_events.id,
     audit_events.at,
@@ -439,10 +531,17 @@ CREATE VIEW public.v_instances AS
     i.file_size,
     i.sender_ae_title,
     i.sender_address,
-    i.received_at
-   FROM ((public.instances i
+    i.received_at,
+    n.distance,
+        CASE
+            WHEN (n.distance > (1)::double precision) THEN 1
+            WHEN (n.distance IS NOT NULL) THEN 0
+            ELSE NULL::integer
+        END AS unusable
+   FROM (((public.instances i
      JOIN public.series r ON ((r.id = i.series)))
-     JOIN public.studies s ON ((s.id = r.study)));
+     JOIN public.studies s ON ((s.id = r.study)))
+     LEFT JOIN public.image_thumbnails n ON ((n.instance = i.id)));
 CREATE VIEW public.v_jobs AS
  SELECT jobs.id,
     jobs.kind,
@@ -477,7 +576,8 @@ CREATE VIEW public.v_labels AS
             ELSE 0
         END AS revoked,
     l.stated_at,
-    l.document
+    l.document,
+    l.exposure
    FROM (public.labels l
      JOIN public.studies s ON ((s.id = l.study)))
   WHERE (l.state IS NOT NULL);
@@ -649,6 +749,19 @@ CREATE VIEW public.v_predictions AS
      JOIN public.studies s ON (((s.id = p.study) AND (s.revision = p.revision))))
      JOIN public.model_versions m ON ((m.number = p.version)))
      LEFT JOIN public.reference_distributions d ON ((d.number = p.reference)));
+CREATE VIEW public.v_readings AS
+ SELECT r.id,
+    s.study_instance_uid,
+    s.accession_number,
+    r.reader,
+    r.skip_reason,
+    r.states,
+    r.points,
+    r.comment,
+    r.exposure,
+    r.read_at
+   FROM (public.readings r
+     JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_references AS
  SELECT reference_distributions.number,
     reference_distributions.version,
@@ -725,6 +838,18 @@ CREATE VIEW public.v_rescoring AS
           WHERE (((n.state)::text = 'serving'::text) AND ((p.finding)::text = 'Atelectasis'::text))
           GROUP BY p.version) a ON ((a.version = m.number)))
   WHERE (((m.state)::text = 'serving'::text) AND (t.studies > o.studies));
+CREATE VIEW public.v_second_readings AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    q.finding,
+    q.reason,
+    q.version,
+    q.requested_at,
+    ( SELECT min(l.created_at) AS min
+           FROM public.labels l
+          WHERE ((l.study = q.study) AND (l.state IS NOT NULL) AND (l.created_at > q.requested_at))) AS labelled_at
+   FROM (public.second_readings q
+     JOIN public.studies s ON ((s.id = q.study)));
 CREATE VIEW public.v_studies AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -743,6 +868,57 @@ CREATE VIEW public.v_studies AS
     s.last_received_at
    FROM (public.studies s
      JOIN public.patients t ON ((t.id = s.patient)));
+CREATE VIEW public.v_users AS
+ SELECT users.name,
+    users.role,
+    users.disabled,
+    users.created_at
+   FROM public.users;
+CREATE TABLE public.visible_objects (
+    id bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    series_instance_uid character varying(64) NOT NULL,
+    report bigint NOT NULL,
+    kind character varying(16) NOT NULL,
+    finding character varying(32) DEFAULT ''::character varying NOT NULL,
+    sop_class_uid character varying(64) DEFAULT ''::character varying NOT NULL,
+    state character varying(16) NOT NULL,
+    predecessor character varying(64),
+    file_key character varying(128),
+    file_sha256 character varying(64),
+    file_size bigint,
+    status text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    built_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    CONSTRAINT ck_visible_objects_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
+    CONSTRAINT ck_visible_objects_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying, 'heatmap'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
+    CONSTRAINT ck_visible_objects_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
+);
+CREATE VIEW public.v_visible_objects AS
+ SELECT v.sop_instance_uid,
+    v.series_instance_uid,
+    v.sop_class_uid,
+    s.study_instance_uid,
+    s.accession_number,
+    v.kind,
+    v.finding,
+    r.sop_instance_uid AS report_sop_instance_uid,
+    r.version,
+    r.revision,
+    v.state,
+    v.predecessor,
+    v.file_key,
+    v.file_sha256,
+    v.status,
+    v.created_at,
+    v.built_at,
+    v.sent_at
+   FROM ((public.visible_objects v
+     JOIN public.reports r ON ((r.id = v.report)))
+     JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_worklist AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -758,60 +934,79 @@ CREATE VIEW public.v_worklist AS
           WHERE ((l.study = q.study) AND (l.state IS NOT NULL))) AS labelled_at
    FROM (public.requests q
      JOIN public.studies s ON ((s.id = q.study)));
+CREATE SEQUENCE public.visible_objects_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.visible_objects_id_seq OWNED BY public.visible_objects.id;
+ALTER TABLE ONLY public.api_tokens ALTER COLUMN id SET DEFAULT nextval('public.api_tokens_id_seq'::regclass);
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
 ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
 ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
+ALTER TABLE ONLY public.readings ALTER COLUMN id SET DEFAULT nextval('public.readings_id_seq'::regclass);
 ALTER TABLE ONLY public.report_stops ALTER COLUMN id SET DEFAULT nextval('public.report_stops_id_seq'::regclass);
 ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
+ALTER TABLE ONLY public.second_readings ALTER COLUMN id SET DEFAULT nextval('public.second_readings_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0009');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 19:19:23.437625+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 19:19:23.436906+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 19:19:23.436741+00');
+ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
+ALTER TABLE ONLY public.visible_objects ALTER COLUMN id SET DEFAULT nextval('public.visible_objects_id_seq'::regclass);
+INSERT INTO public.alembic_version VALUES ('0012');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:30:53.044958+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:30:53.034078+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:30:53.033676+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 19:19:23.372701+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 19:19:23.363086+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 19:19:23.437164+00', 0, '', '', NULL, '', '2026-11-30 19:19:23.437164+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 19:19:23.429648+00', '2026-11-30 19:19:23.429648+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 19:19:23.435704+00', '2026-11-30 19:19:23.435704+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 19:19:23.348242+00', '2026-11-30 19:19:23.348242+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 19:19:23.351639+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 19:19:23.37783+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 19:19:23.378077+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 19:19:23.378084+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 19:19:23.378086+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 19:19:23.378093+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 19:19:23.378096+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 19:19:23.378098+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 19:19:23.378099+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 19:19:23.378122+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 19:19:23.378125+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 19:19:23.378127+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 19:19:23.37813+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 19:19:23.378132+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 19:19:23.378135+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 19:19:23.380293+00', '2026-11-30 19:19:23.388074+00', '2026-11-30 19:19:23.391554+00', '');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 19:19:23.436207+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:30:52.842161+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:30:52.829812+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:30:53.043203+00', 0, '', '', NULL, '', '2026-11-30 20:30:53.043204+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:30:53.017472+00', '2026-11-30 20:30:53.017472+00', '', 'none');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:30:53.024992+00', '2026-11-30 20:30:53.024992+00', '', 'none');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:30:52.782992+00', '2026-11-30 20:30:52.782992+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:30:52.799103+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:30:52.879921+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:30:52.880735+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:30:52.880864+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:30:52.880867+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:30:52.880869+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:30:52.880871+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:30:52.880873+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:30:52.880875+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:30:52.880901+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:30:52.880905+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:30:52.880908+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:30:52.880911+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:30:52.880916+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:30:52.880919+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:30:52.887848+00', '2026-11-30 20:30:52.915293+00', '2026-11-30 20:30:52.923036+00', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:30:53.025911+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 19:19:23.353051+00', '2026-11-30 19:19:23.364859+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:30:52.807067+00', '2026-11-30 20:30:52.835289+00');
+SELECT pg_catalog.setval('public.api_tokens_id_seq', 1, false);
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
+SELECT pg_catalog.setval('public.readings_id_seq', 1, false);
 SELECT pg_catalog.setval('public.report_stops_id_seq', 1, false);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
 SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
+SELECT pg_catalog.setval('public.second_readings_id_seq', 1, false);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
 SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
+SELECT pg_catalog.setval('public.users_id_seq', 1, false);
+SELECT pg_catalog.setval('public.visible_objects_id_seq', 1, false);
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT pk_api_tokens PRIMARY KEY (id);
 ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
 ALTER TABLE ONLY public.backfill_days
@@ -824,8 +1019,14 @@ ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT pk_backfills PRIMARY KEY (id);
 ALTER TABLE ONLY public.circuits
     ADD CONSTRAINT pk_circuits PRIMARY KEY (destination);
+ALTER TABLE ONLY public.drafts
+    ADD CONSTRAINT pk_drafts PRIMARY KEY (study, reader);
+ALTER TABLE ONLY public.image_references
+    ADD CONSTRAINT pk_image_references PRIMARY KEY (number);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT pk_image_scores PRIMARY KEY (instance, version);
+ALTER TABLE ONLY public.image_thumbnails
+    ADD CONSTRAINT pk_image_thumbnails PRIMARY KEY (instance);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT pk_instances PRIMARY KEY (id);
 ALTER TABLE ONLY public.jobs
@@ -838,6 +1039,8 @@ ALTER TABLE ONLY public.patients
     ADD CONSTRAINT pk_patients PRIMARY KEY (id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT pk_readings PRIMARY KEY (id);
 ALTER TABLE ONLY public.reference_distributions
     ADD CONSTRAINT pk_reference_distributions PRIMARY KEY (number);
 ALTER TABLE ONLY public.reference_scores
@@ -848,10 +1051,20 @@ ALTER TABLE ONLY public.reports
     ADD CONSTRAINT pk_reports PRIMARY KEY (id);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT pk_requests PRIMARY KEY (id);
+ALTER TABLE ONLY public.reveals
+    ADD CONSTRAINT pk_reveals PRIMARY KEY (study, reader);
+ALTER TABLE ONLY public.second_readings
+    ADD CONSTRAINT pk_second_readings PRIMARY KEY (id);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT pk_series PRIMARY KEY (id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT pk_studies PRIMARY KEY (id);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT pk_users PRIMARY KEY (id);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT pk_visible_objects PRIMARY KEY (id);
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT uq_api_tokens_token_sha256 UNIQUE (token_sha256);
 ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT uq_backfills_source UNIQUE (source);
 ALTER TABLE ONLY public.instances
@@ -864,18 +1077,30 @@ ALTER TABLE ONLY public.model_versions
     ADD CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid);
 ALTER TABLE ONLY public.patients
     ADD CONSTRAINT uq_patients_patient_key UNIQUE (patient_key);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT uq_readings_reader_idempotency_key UNIQUE (reader, idempotency_key);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT uq_requests_study UNIQUE (study);
+ALTER TABLE ONLY public.second_readings
+    ADD CONSTRAINT uq_second_readings_study UNIQUE (study);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT uq_users_name UNIQUE (name);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid);
+CREATE INDEX ix_api_tokens_user_name ON public.api_tokens USING btree (user_name);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
 CREATE INDEX ix_audit_events_subject ON public.audit_events USING btree (subject);
+CREATE INDEX ix_image_thumbnails_unmeasured ON public.image_thumbnails USING btree (instance) WHERE (distance IS NULL);
 CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
 CREATE INDEX ix_instances_received_at ON public.instances USING btree (received_at);
 CREATE INDEX ix_instances_series ON public.instances USING btree (series);
@@ -891,6 +1116,7 @@ CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
 CREATE INDEX ix_predictions_no_reference ON public.predictions USING btree (version, study, reason) WHERE ((reason)::text = 'no reference'::text);
 CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
 CREATE INDEX ix_predictions_scored ON public.predictions USING btree (version, study, predicted_at) WHERE ((finding)::text = 'Atelectasis'::text);
+CREATE INDEX ix_readings_study ON public.readings USING btree (study, reader);
 CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
 CREATE INDEX ix_reports_unsent ON public.reports USING btree (created_at) WHERE ((state)::text <> 'sent'::text);
 CREATE INDEX ix_studies_accession_number ON public.studies USING btree (accession_number);
@@ -906,16 +1132,22 @@ CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btr
 CREATE UNIQUE INDEX uq_report_stops_finding ON public.report_stops USING btree (finding) WHERE (resumed_at IS NULL);
 CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
 CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+ALTER TABLE ONLY public.api_tokens
+    ADD CONSTRAINT fk_api_tokens_user_name FOREIGN KEY (user_name) REFERENCES public.users(name);
 ALTER TABLE ONLY public.backfill_days
     ADD CONSTRAINT fk_backfill_days_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfill_units
     ADD CONSTRAINT fk_backfill_units_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfilled_studies
     ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.drafts
+    ADD CONSTRAINT fk_drafts_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.image_thumbnails
+    ADD CONSTRAINT fk_image_thumbnails_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT fk_instances_series FOREIGN KEY (series) REFERENCES public.series(id);
 ALTER TABLE ONLY public.labels
@@ -928,6 +1160,8 @@ ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.readings
+    ADD CONSTRAINT fk_readings_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reference_distributions
     ADD CONSTRAINT fk_reference_distributions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
 ALTER TABLE ONLY public.reference_scores
@@ -940,7 +1174,15 @@ ALTER TABLE ONLY public.requests
     ADD CONSTRAINT fk_requests_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT fk_requests_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.reveals
+    ADD CONSTRAINT fk_reveals_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.second_readings
+    ADD CONSTRAINT fk_second_readings_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.second_readings
+    ADD CONSTRAINT fk_second_readings_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT fk_series_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT fk_studies_patient FOREIGN KEY (patient) REFERENCES public.patients(id);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT fk_visible_objects_report FOREIGN KEY (report) REFERENCES public.reports(id);

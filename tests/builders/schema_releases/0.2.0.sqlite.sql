@@ -3,7 +3,16 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0009');
+INSERT INTO "alembic_version" VALUES('0012');
+CREATE TABLE api_tokens (
+	id INTEGER NOT NULL, 
+	user_name VARCHAR(64) NOT NULL, 
+	token_sha256 VARCHAR(64) NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_api_tokens PRIMARY KEY (id), 
+	CONSTRAINT fk_api_tokens_user_name FOREIGN KEY(user_name) REFERENCES users (name), 
+	CONSTRAINT uq_api_tokens_token_sha256 UNIQUE (token_sha256)
+);
 CREATE TABLE audit_events (
 	id INTEGER NOT NULL, 
 	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -15,7 +24,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-30 19:19:22.382+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 20:30:50.994+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -42,7 +51,7 @@ CREATE TABLE backfill_units (
  WITHOUT ROWID
 
 ;
-INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 19:19:22.370+00:00');
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 20:30:50.982+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -61,7 +70,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
-INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 19:19:22.366+00:00');
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 20:30:50.978+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -69,6 +78,22 @@ CREATE TABLE circuits (
 	CONSTRAINT pk_circuits PRIMARY KEY (destination)
 );
 INSERT INTO "circuits" VALUES('PACS',2,NULL);
+CREATE TABLE drafts (
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	content JSON NOT NULL, 
+	updated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_drafts PRIMARY KEY (study, reader), 
+	CONSTRAINT fk_drafts_study FOREIGN KEY(study) REFERENCES studies (id)
+);
+CREATE TABLE image_references (
+	number INTEGER NOT NULL, 
+	pixels BLOB NOT NULL, 
+	distance_limit FLOAT NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_image_references PRIMARY KEY (number), 
+	CONSTRAINT ck_image_references_ck_image_references_number CHECK (number = 1)
+);
 CREATE TABLE image_scores (
 	instance INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -82,7 +107,18 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 19:19:22.291+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 20:30:50.888+00:00');
+CREATE TABLE image_thumbnails (
+	instance INTEGER NOT NULL, 
+	pixels BLOB NOT NULL, 
+	distance FLOAT, 
+	CONSTRAINT pk_image_thumbnails PRIMARY KEY (instance), 
+	CONSTRAINT fk_image_thumbnails_instance FOREIGN KEY(instance) REFERENCES instances (id), 
+	CONSTRAINT ck_image_thumbnails_ck_image_thumbnails_pixels CHECK (length(pixels) = 196)
+)
+ WITHOUT ROWID
+
+;
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -103,7 +139,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 19:19:22.285+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 20:30:50.876+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -124,7 +160,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 19:19:22.374+00:00',0,'','',NULL,'','2026-11-30 19:19:22.374+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 20:30:50.986+00:00',0,'','',NULL,'','2026-11-30 20:30:50.986+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -137,7 +173,7 @@ CREATE TABLE "labels" (
 	revokes INTEGER, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	stated_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
-	document VARCHAR(64) DEFAULT '' NOT NULL, 
+	document VARCHAR(64) DEFAULT '' NOT NULL, exposure VARCHAR(16) DEFAULT 'none' NOT NULL CONSTRAINT ck_labels_exposure CHECK (exposure IN ('none', 'possible', 'seen')), 
 	CONSTRAINT pk_labels PRIMARY KEY (id), 
 	CONSTRAINT ck_labels_state CHECK (state IN ('present', 'absent', 'uncertain')), 
 	CONSTRAINT ck_labels_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
@@ -148,8 +184,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 19:19:22.342+00:00','2026-11-30 19:19:22.342+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 19:19:22.359+00:00','2026-11-30 19:19:22.359+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 20:30:50.950+00:00','2026-11-30 20:30:50.950+00:00','','none');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 20:30:50.967+00:00','2026-11-30 20:30:50.967+00:00','','none');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -172,7 +208,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 19:19:22.280+00:00','2026-11-30 19:19:22.280+00:00',NULL,'{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 20:30:50.865+00:00','2026-11-30 20:30:50.865+00:00',NULL,'{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -183,7 +219,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 19:19:22.282+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 20:30:50.872+00:00');
 CREATE TABLE "predictions" (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -215,20 +251,36 @@ CREATE TABLE "predictions" (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',1.00000001490116119384e-01,NULL,-2.19722456077937389196e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',1.61538466811180114746e-01,NULL,-1.64682540557651901913e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',5.92307686805725097656e-01,NULL,3.73513485517135257474e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',6.53846144676208496093e-01,NULL,6.35988726204421372933e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',2.23076924681663513183e-01,NULL,-1.24782467759561388476e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',7.15384602546691894531e-01,NULL,9.21681517457330179432e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',7.76923060417175292968e-01,NULL,1.24782459161759518018e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',8.99999976158142089843e-01,NULL,2.19722431242671500939e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',2.84615397453308105468e-01,NULL,-9.21681517457330179432e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',3.46153855323791503906e-01,NULL,-6.35988726204421372933e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',4.07692313194274902343e-01,NULL,-3.73513485517135257474e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',8.38461518287658691406e-01,NULL,1.6468252955592153075e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'absent',1,'2026-11-30 19:19:22.299+00:00','band',4.69230771064758300781e-01,NULL,-1.23232633060105054023e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'present',1,'2026-11-30 19:19:22.299+00:00','band',5.30769228935241699218e-01,NULL,1.2323263306010513729e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',1.00000001490116119384e-01,NULL,-2.19722456077937389196e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',1.61538466811180114746e-01,NULL,-1.64682540557651901913e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',5.92307686805725097656e-01,NULL,3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',6.53846144676208496093e-01,NULL,6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',2.23076924681663513183e-01,NULL,-1.24782467759561388476e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',7.15384602546691894531e-01,NULL,9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',7.76923060417175292968e-01,NULL,1.24782459161759518018e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',8.99999976158142089843e-01,NULL,2.19722431242671500939e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',2.84615397453308105468e-01,NULL,-9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',3.46153855323791503906e-01,NULL,-6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',4.07692313194274902343e-01,NULL,-3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',8.38461518287658691406e-01,NULL,1.6468252955592153075e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',4.69230771064758300781e-01,NULL,-1.23232633060105054023e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',5.30769228935241699218e-01,NULL,1.2323263306010513729e-01,NULL,'');
+CREATE TABLE readings (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	idempotency_key VARCHAR(64) NOT NULL, 
+	skip_reason VARCHAR(64) DEFAULT '' NOT NULL, 
+	states JSON NOT NULL, 
+	points JSON NOT NULL, 
+	comment TEXT DEFAULT '' NOT NULL, 
+	exposure VARCHAR(16) NOT NULL, 
+	read_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_readings PRIMARY KEY (id), 
+	CONSTRAINT ck_readings_exposure CHECK (exposure IN ('none', 'possible', 'seen')), 
+	CONSTRAINT fk_readings_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_readings_reader_idempotency_key UNIQUE (reader, idempotency_key)
+);
 CREATE TABLE reference_distributions (
 	number INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -285,7 +337,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 19:19:22.303+00:00','2026-11-30 19:19:22.305+00:00','2026-11-30 19:19:22.306+00:00','');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 20:30:50.899+00:00','2026-11-30 20:30:50.902+00:00','2026-11-30 20:30:50.903+00:00','');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -303,7 +355,27 @@ CREATE TABLE requests (
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
-INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 19:19:22.362+00:00');
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 20:30:50.974+00:00');
+CREATE TABLE reveals (
+	study INTEGER NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	revealed_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_reveals PRIMARY KEY (study, reader), 
+	CONSTRAINT fk_reveals_study FOREIGN KEY(study) REFERENCES studies (id)
+);
+CREATE TABLE second_readings (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	reason TEXT NOT NULL, 
+	version INTEGER NOT NULL, 
+	requested_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_second_readings PRIMARY KEY (id), 
+	CONSTRAINT fk_second_readings_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_second_readings_version FOREIGN KEY(version) REFERENCES model_versions (number), 
+	CONSTRAINT uq_second_readings_study UNIQUE (study), 
+	CONSTRAINT ck_second_readings_ck_second_readings_finding CHECK (finding IN ('Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'))
+);
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	series_instance_uid VARCHAR(64) NOT NULL, 
@@ -339,7 +411,46 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 19:19:22.282+00:00','2026-11-30 19:19:22.286+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 20:30:50.874+00:00','2026-11-30 20:30:50.878+00:00');
+CREATE TABLE users (
+	id INTEGER NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	role VARCHAR(16) NOT NULL, 
+	password_hash VARCHAR(256) NOT NULL, 
+	session_key VARCHAR(64) NOT NULL, 
+	disabled BOOLEAN DEFAULT false NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_users PRIMARY KEY (id), 
+	CONSTRAINT ck_users_role CHECK (role IN ('viewer', 'reader', 'operator', 'administrator')), 
+	CONSTRAINT uq_users_name UNIQUE (name)
+);
+CREATE TABLE visible_objects (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	report INTEGER NOT NULL, 
+	kind VARCHAR(16) NOT NULL, 
+	finding VARCHAR(32) DEFAULT '' NOT NULL, 
+	sop_class_uid VARCHAR(64) DEFAULT '' NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	predecessor VARCHAR(64), 
+	file_key VARCHAR(128), 
+	file_sha256 VARCHAR(64), 
+	file_size BIGINT, 
+	status TEXT DEFAULT '' NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	built_at TEXT, 
+	sent_at TEXT, 
+	CONSTRAINT pk_visible_objects PRIMARY KEY (id), 
+	CONSTRAINT ck_visible_objects_kind CHECK (kind IN ('text', 'card', 'heatmap')), 
+	CONSTRAINT ck_visible_objects_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_visible_objects_state CHECK (state IN ('pending', 'built', 'sent', 'refused')), 
+	CONSTRAINT ck_visible_objects_built_has_bytes CHECK (state IN ('pending', 'refused') OR file_sha256 IS NOT NULL), 
+	CONSTRAINT ck_visible_objects_sent_has_a_time CHECK (state <> 'sent' OR sent_at IS NOT NULL), 
+	CONSTRAINT fk_visible_objects_report FOREIGN KEY(report) REFERENCES reports (id), 
+	CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding), 
+	CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid)
+);
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -347,7 +458,6 @@ CREATE INDEX ix_studies_arriving ON studies (last_received_at) WHERE state = 'ar
 CREATE INDEX ix_studies_patient ON studies (patient);
 CREATE INDEX ix_instances_file_sha256 ON instances (file_sha256);
 CREATE INDEX ix_instances_series ON instances (series);
-CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
 CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
 CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes) OR (NEW.state IS NOT NULL AND EXISTS (SELECT 1 FROM labels WHERE document <> '' AND document = NEW.document AND study = NEW.study AND finding = NEW.finding AND reader = NEW.reader AND state IS NOT NULL)) BEGIN SELECT RAISE(ABORT, 'labels are append-only: UNIQUE constraint'); END;
 CREATE INDEX ix_jobs_due ON jobs (kind, priority, run_at, id) WHERE state = 'waiting';
@@ -376,6 +486,10 @@ CREATE UNIQUE INDEX uq_report_stops_finding ON report_stops (finding) WHERE resu
 CREATE INDEX ix_predictions_present ON predictions (predicted_at) WHERE decision = 'present';
 CREATE INDEX ix_predictions_scored ON predictions (version, study, predicted_at) WHERE finding = 'Atelectasis';
 CREATE INDEX ix_predictions_no_reference ON predictions (version, study, reason) WHERE reason = 'no reference';
+CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE INDEX ix_api_tokens_user_name ON api_tokens (user_name);
+CREATE INDEX ix_readings_study ON readings (study, reader);
+CREATE INDEX ix_image_thumbnails_unmeasured ON image_thumbnails (instance) WHERE distance IS NULL;
 CREATE VIEW v_studies AS 
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
     s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
@@ -385,8 +499,10 @@ CREATE VIEW v_instances AS
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
     r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
     i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
-    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
-FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study;
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at, n.distance,
+    CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study
+    LEFT JOIN image_thumbnails n ON n.instance = i.id;
 CREATE VIEW v_predictions AS 
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.decision, p.scale, CASE WHEN p.scale = 'probability' THEN p.likelihood END AS probability, CASE WHEN p.likelihood < 0.02 THEN 'very unlikely' WHEN p.likelihood < 0.1 THEN 'unlikely' WHEN p.likelihood < 0.5 THEN 'possible' WHEN p.likelihood < 0.9 THEN 'likely' WHEN p.likelihood IS NOT NULL THEN 'very likely' END AS band, p.percentile,
     CASE WHEN p.scale = 'rank' THEN CAST(d.priors ->> p.finding AS FLOAT)
@@ -419,6 +535,11 @@ CREATE VIEW v_reports AS
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study;
+CREATE VIEW v_visible_objects AS 
+SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind, v.finding,
+    r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
+    v.status, v.created_at, v.built_at, v.sent_at
+FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study;
 CREATE VIEW v_lineage AS 
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
@@ -444,13 +565,24 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
-    l.stated_at, l.document
+    l.stated_at, l.document, l.exposure
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL;
+CREATE VIEW v_readings AS 
+SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure, r.read_at
+FROM readings r JOIN studies s ON s.id = r.study;
+CREATE VIEW v_users AS 
+SELECT name, role, disabled, created_at
+FROM users;
 CREATE VIEW v_worklist AS 
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.requested_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study;
+CREATE VIEW v_second_readings AS 
+SELECT s.study_instance_uid, s.accession_number, q.finding, q.reason, q.version, q.requested_at,
+    (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL AND l.created_at > q.requested_at)
+        AS labelled_at
+FROM second_readings q JOIN studies s ON s.id = q.study;
 CREATE VIEW v_model_versions AS 
 SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, scales, thresholds,
     undetermined_margin, reason, card, created_at, served_at, retired_at,

@@ -41,12 +41,12 @@ def test_what_is_told_of_a_study_is_shown_by_its_accession_number(radclipd: Radc
     shown = radclipd("show", "A1")
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
-    assert lines[1].startswith("Research use only.")
+    assert any(line.startswith("Research use only.") for line in lines)
     assert "Above its operating point: Hernia, Pleural thickening, Fibrosis" in shown.stdout
     assert "Hernia: likely, above its operating point" in lines
     as_json = json.loads(radclipd("show", "1.4", "--json").stdout)
-    assert as_json["findings"][0]["finding"] == "Hernia"
-    assert "no study has this UID or accession number" in radclipd("show", "A2").stderr
+    assert as_json["statement"]["findings"][0]["finding"] == "Hernia"
+    assert "there is no such study in the catalog" in radclipd("show", "A2").stderr
 
 
 def test_a_reference_distribution_needs_findings_that_are_ranks(radclipd: Radclipd) -> None:

@@ -19,6 +19,7 @@ VERBS = (
     "listen",
     "dispatch",
     "work",
+    "web",
     "check",
     "db",
     "model",
@@ -26,6 +27,10 @@ VERBS = (
     "studies",
     "jobs",
     "versions",
+    "users",
+    "status",
+    "show",
+    "audit",
     "reports",
     "labels",
     "worklist",
@@ -48,7 +53,9 @@ def test_every_verb_is_listed_and_has_its_own_help() -> None:
         assert run(verb, "--help").returncode == 0
 
 
-@pytest.mark.parametrize("group", ["", "db", "model", "jobs", "versions", "reports", "labels", "backfill", "experiment"])
+@pytest.mark.parametrize(
+    "group", ["", "db", "model", "jobs", "versions", "users", "audit", "reports", "labels", "backfill", "experiment"]
+)
 def test_the_help_of_each_verb_fits_one_line(group: str) -> None:
     _, _, listed = run(*group.split(), "--help").stdout.partition("\nCommands:\n")
     assert listed and "..." not in listed

@@ -12,7 +12,11 @@ import pytest
 
 from tests.builders.command import ROOT
 
-EXTRAS = {"lab": ("markdown_it", "matplotlib", "pyarrow"), "scale": ("pandas", "pyarrow", "ray")}
+EXTRAS = {
+    "lab": ("markdown_it", "matplotlib", "pyarrow"),
+    "scale": ("pandas", "pyarrow", "ray"),
+    "web": ("argon2", "fastapi", "itsdangerous", "jinja2", "python_multipart", "uvicorn"),
+}
 LIBRARIES = sorted({library for libraries in EXTRAS.values() for library in libraries})
 WITHOUT = f"""
 import sys
@@ -24,6 +28,9 @@ VERBS = {
     "experiment fewshot": "lab",
     "experiment worklist": "lab",
     "backfill score": "scale",
+    "web": "web",
+    "users add alice": "web",
+    "users reset alice": "web",
 }
 IMPORTABLE = (
     "adapters.app",

@@ -58,13 +58,21 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("versions", "reject", "1", "--reason", "why"),  # refused: it serves
     ("backfill", "--folder", "."),  # not in LOADS_TORCH: it has verbs of its own
     ("backfill", "status"),
+    ("status",),
+    ("audit", "list"),
+    ("users", "list"),
+    ("users", "add", "alice", "--password-stdin"),
+    ("users", "reset", "alice", "--password-stdin"),
+    ("users", "token", "alice"),
+    ("users", "disable", "alice"),
     ("experiment", "phantoms", "--sheet", "sheet.png"),
     ("listen",),
     ("dispatch",),
     ("work", "report"),
     ("work", "label"),
+    ("web",),
 )
-"""In this order. The last three run until a signal stops them."""
+"""In this order. The last five run until a signal stops them."""
 REFUSED = {"explain", "make", "promote", "rollback", "reject"}
 LOADS_TORCH = {
     "backfill score",
@@ -99,7 +107,7 @@ def stop():
 outcomes = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["radclipd", *arguments]
-    if arguments[0] in ("listen", "dispatch", "work"):
+    if arguments[0] in ("listen", "dispatch", "work", "web"):
         threading.Thread(target=stop, daemon=True).start()
     said = io.StringIO()
     try:
@@ -123,6 +131,7 @@ def run_all(verbs: Sequence[Sequence[str]], cwd: Path, settings: dict[str, str])
         text=True,
         check=False,
         timeout=120,
+        input="a long password\n" * 2,
     )
     assert done.returncode == 0, done.stderr
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
@@ -138,7 +147,7 @@ def test_verbs_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_templat
         tx.reports.mark_built("2.25.2", store.write(file_of(sr())))
     catalog.dispose()
     (tmp_path / "labels.csv").write_text("study_instance_uid,Mass\n1.4,present\n")
-    (port,) = free_ports(1)
+    port, web_port = free_ports(2)
     settings = {
         "RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"),
         "RADCLIPD_CATALOG__URL": url,
@@ -146,6 +155,8 @@ def test_verbs_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_templat
         "RADCLIPD_MODEL__DIRECTORY": str(tmp_path / "models"),
         "RADCLIPD_LISTENER__HOST": "127.0.0.1",
         "RADCLIPD_LISTENER__PORT": str(port),
+        "RADCLIPD_WEB__PORT": str(web_port),
+        "RADCLIPD_WEB__DIRECTORY": str(tmp_path / "web"),
     }
     outcomes = run_all(FREE, tmp_path, settings)
     outcome_of = {" ".join(verb): outcome for verb, outcome in zip(FREE, outcomes, strict=True)}

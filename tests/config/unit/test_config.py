@@ -6,12 +6,13 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from adapters.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
-from adapters.config.sections import Config, key_descriptions, load, read_authorization, section_classes
+from adapters.config.sections import Config, WebConfig, key_descriptions, load, read_authorization, section_classes
 from pipeline.errors import ConfigurationError, FatalError
 
 REFERENCE = Path(__file__).resolve().parents[3] / "deploy" / "radclipd.toml"
@@ -397,3 +398,23 @@ def test_no_error_shows_a_database_password(tmp_path: Path) -> None:
     for text in (f'url_file = "{secret}"', 'url = "mysql://radclipd:hush@db/radclipd"'):
         error = load_error(write_config(tmp_path, f"[catalog]\n{text}\n"))
         assert "hush" not in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"host": "0.0.0.0"}, "no loopback address"),
+        ({"host": "desk.hospital"}, "no loopback address"),
+        ({"tls_certificate_file": "/c.pem"}, "name both or none"),
+        ({"host": "0.0.0.0", "tls_certificate_file": "/c.pem", "tls_key_file": "/k.pem"}, ""),
+        ({"host": "0.0.0.0", "behind_tls_proxy": True}, ""),
+        ({"host": "::1"}, ""),
+        ({"host": "localhost"}, ""),
+    ],
+)
+def test_the_desk_listens_elsewhere_than_on_loopback_only_with_tls(keys: dict[str, Any], fault: str) -> None:
+    if not fault:
+        assert WebConfig(**keys).has_tls == (keys["host"] == "0.0.0.0")
+        return
+    with pytest.raises(ValidationError, match=fault):
+        WebConfig(**keys)

@@ -46,7 +46,7 @@ def test_extras_are_installed_with_the_package(tmp_path: Path, extras: str, name
 def test_an_unknown_extra_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
     done, call = install(tmp_path, "lab labs")
     assert (done.returncode, call) == (1, "")
-    assert done.stderr == "install: there is no extra labs\nhint: the extras are lab, scale and gpl-codecs\n"
+    assert done.stderr == "install: there is no extra labs\nhint: the extras are lab, scale, web and gpl-codecs\n"
     assert not (tmp_path / "root").exists()
 
 

@@ -17,7 +17,7 @@ DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 UNITS = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in {".service", ".socket", ".target"})
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
 EXPOSURE_LIMIT = 2.0
-LOADS_TORCH = {"radclipd.service", "radclipd-scorer.service", "radclipd-learner.service"}
+LOADS_TORCH = {"radclipd.service", "radclipd-scorer.service", "radclipd-learner.service", "radclipd-web.service"}
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -103,6 +103,6 @@ def test_sysusers_and_tmpfiles_create_user_and_folders(tmp_path: Path) -> None:
         subprocess.run([tool, f"--root={root}", *arguments, str(DEPLOY / f"{kind}.d" / "radclipd.conf")], check=True, timeout=60)
     assert "radclipd:" in (root / "etc" / "passwd").read_text()
     config = Config()
-    for folder in (config.storage.directory, config.model.directory, config.activation_cache.directory):
+    for folder in (config.storage.directory, config.model.directory, config.activation_cache.directory, config.web.directory):
         assert (root / folder.relative_to("/")).stat().st_mode & 0o777 == 0o750
     assert (root / "etc/radclipd").stat().st_mode & 0o007 == 0

@@ -1,0 +1,106 @@
+"""overview: one study, and the daemon, on one screen: for the study page and `radclipd show`, for `radclipd status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pipeline.errors import PermanentError
+from pipeline.figures import ArchiveFigures, QueueFigures
+from pipeline.ports.desk import DeskTransaction
+from pipeline.report import ReportPolicy, tell_newest
+from pipeline.statements import StudyStatement
+
+ViewRow = Mapping[str, Any]
+"""A row of a promised view, by column."""
+MAX_ROWS = 500
+MAX_EVENTS = 30
+MAX_ERRORS = 5
+DAYS_OF_GROWTH = 7.0
+"""Arrivals of this time give the rate at which the disk fills."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOverview:
+    """What the catalog knows of one study: rows of the promised views."""
+
+    study: ViewRow  # v_studies; the patient's identity among it
+    instances: Sequence[ViewRow]
+    statement: StudyStatement | None  # what is told of it; None: not scored
+    labels: Sequence[ViewRow]  # oldest first
+    readings: Sequence[ViewRow]  # at the desk, oldest first
+    request: ViewRow | None
+    reports: Sequence[ViewRow]  # newest first
+    jobs: Sequence[ViewRow]  # newest first
+    events: Sequence[ViewRow]  # audit, newest first
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOverview:
+    """The state of the daemon."""
+
+    now: datetime
+    arrived: Mapping[str, int]  # studies of the last 24 hours by state
+    queue: QueueFigures
+    archive: ArchiveFigures
+    bytes_per_day: float  # of the last DAYS_OF_GROWTH
+    errors: Sequence[ViewRow]  # the last failed and refused audit events, newest first
+    new_labels: int  # since the newest version that learnt from labels
+
+
+def find_study_uid(name: str, tx: DeskTransaction) -> str:
+    """Return the StudyInstanceUID of a UID or an accession number. PermanentError where it names no study, or several."""
+    if tx.studies.find(name) is not None:
+        return name
+    found = tx.studies.uids_by_accession_number([name]).get(name, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise PermanentError(f"{len(found)} studies have this accession number", hint="name the study by its Study Instance UID")
+    raise PermanentError("there is no such study in the catalog", hint="radclipd studies lists the newest")
+
+
+def describe_study(study_instance_uid: str, tx: DeskTransaction, policy: ReportPolicy) -> StudyOverview:
+    """Return everything that the catalog knows of one study. PermanentError where it does not know it."""
+    where = {"study_instance_uid": study_instance_uid}
+    found = tx.views.select("v_studies", where=where, limit=1)
+    if not found:
+        raise PermanentError("there is no such study in the catalog", hint="radclipd studies lists the newest")
+    instances = tx.views.select("v_instances", where=where, order=["series_number", "instance_number"], limit=MAX_ROWS)
+    reports = tx.views.select("v_reports", where=where, order=["-created_at"], limit=MAX_ROWS)
+    subjects = [study_instance_uid, *(row["sop_instance_uid"] for row in (*instances, *reports))]
+    requests = tx.views.select("v_worklist", where=where, limit=1)
+    return StudyOverview(
+        study=found[0],
+        instances=instances,
+        statement=tell_newest(tx, study_instance_uid, policy),
+        labels=tx.views.select("v_labels", where=where, order=["id"], limit=MAX_ROWS),
+        readings=tx.views.select("v_readings", where=where, order=["id"], limit=MAX_ROWS),
+        request=requests[0] if requests else None,
+        reports=reports,
+        jobs=tx.views.select("v_jobs", where={"subject": subjects}, order=["-id"], limit=MAX_EVENTS),
+        events=tx.views.select("v_audit", where={"subject": subjects}, order=["-id"], limit=MAX_EVENTS),
+    )
+
+
+def describe_daemon(tx: DeskTransaction) -> DaemonOverview:
+    """Return the state of the daemon. It counts the archive: a pass over its tables."""
+    now = tx.now()
+    arrived = tx.views.count("v_studies", "state", after=("last_received_at", now - timedelta(days=1)))
+    errors = tx.views.select("v_audit", where={"outcome": ["failed", "refused"]}, order=["-id"], limit=MAX_ERRORS)
+    return DaemonOverview(
+        now=now,
+        arrived=arrived,
+        queue=tx.figures.current_figures(),
+        archive=tx.figures.archive_figures(),
+        bytes_per_day=tx.figures.received_bytes(since=now - timedelta(days=DAYS_OF_GROWTH)) / DAYS_OF_GROWTH,
+        errors=errors,
+        new_labels=_count_new_labels(tx),
+    )
+
+
+def _count_new_labels(tx: DeskTransaction) -> int:
+    learnt = max((int(version.card.get("learning", {}).get("newest_label", 0)) for version in tx.versions.all()), default=0)
+    return sum(tx.views.count("v_labels", "state", after=("id", learnt)).values())

@@ -1,0 +1,145 @@
+"""Ports of the desk: users, drafts, readings, and rows of the promised views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+from pipeline.domain import DeskReading, Draft, User
+from pipeline.figures import ArchiveFigures, QueueFigures
+from pipeline.ports.services import Transaction
+
+
+class Users(Protocol):
+    """Users of the desk."""
+
+    def find(self, name: str) -> User | None:
+        """Return the user, or None."""
+
+    def all(self) -> list[User]:
+        """Return every user, in order of name."""
+
+    def add(self, user: User) -> None:
+        """Insert a user."""
+
+    def put(self, user: User) -> None:
+        """Replace the user of this name."""
+
+    def find_by_token(self, token_sha256: str) -> User | None:
+        """Return the user whose token has this SHA-256 (hex), or None."""
+
+    def add_token(self, name: str, token_sha256: str) -> None:
+        """Store the SHA-256 of a token of this user."""
+
+    def drop_tokens(self, name: str) -> int:
+        """Delete the user's tokens; return their number."""
+
+
+class Readings(Protocol):
+    """Drafts and readings. ValueError or KeyError where a study is not in the catalog."""
+
+    def find_draft(self, study_instance_uid: str, reader: str) -> Draft | None:
+        """Return the reader's draft, or None."""
+
+    def put_draft(self, draft: Draft) -> None:
+        """Insert or replace a draft."""
+
+    def drop_draft(self, study_instance_uid: str, reader: str) -> None:
+        """Delete the reader's draft, where there is one."""
+
+    def find(self, reader: str, idempotency_key: str) -> DeskReading | None:
+        """Return the reading of this key, or None."""
+
+    def find_last(self, study_instance_uid: str, reader: str) -> DeskReading | None:
+        """Return the reader's last reading of the study that was not skipped, or None."""
+
+    def add(self, reading: DeskReading) -> None:
+        """Insert a reading."""
+
+    def mark_revealed(self, study_instance_uid: str, reader: str) -> None:
+        """Record that the desk shows the model's result on the study to this reader."""
+
+    def is_revealed(self, study_instance_uid: str, reader: str) -> bool:
+        """Tell whether the desk has shown the model's result on the study to this reader."""
+
+    def open_requests(self, reader: str, *, limit: int, reserved_seconds: float) -> list[str]:
+        """Return the StudyInstanceUIDs of the oldest requests that nobody has labelled and this reader has not skipped.
+
+        Studies with another reader's draft of the last `reserved_seconds` are left out.
+        """
+
+    def second_readings(self, reader: str, *, share: float, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the oldest requests that others have read at the desk, and this reader has not.
+
+        Only of a share (0..1) of all requests, the same for every reader, that depends on nothing but the number of the request.
+        """
+
+    def count_open_requests(self, reader: str) -> int:
+        """Return the number of requests that nobody has labelled and this reader has not skipped."""
+
+    def count_readings(self, reader: str, *, hours: float) -> int:
+        """Return the number of studies that the reader has labelled or skipped in the last `hours`."""
+
+
+class ViewRows(Protocol):
+    """Rows of the promised views (`v_studies`, ...)."""
+
+    def columns(self, view: str) -> list[str]:
+        """Return the view's columns in their order. KeyError for an unknown view."""
+
+    def select(
+        self,
+        view: str,
+        columns: Sequence[str] = (),
+        *,
+        where: Mapping[str, Any] | None = None,
+        order: Sequence[str] = (),
+        after: tuple[str, Any] | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Return up to `limit` rows. KeyError for an unknown view or column.
+
+        `columns`: all where empty. `where`: column -> value, or a list of values. `order`: columns, descending with a leading "-".
+        `after`: a column of `order`, with its sign, and the value behind which the rows begin.
+        """
+
+    def count(self, view: str, by: str, *, after: tuple[str, Any] | None = None) -> dict[str, int]:
+        """Return value of the column `by` -> number of rows; `after` as in `select`."""
+
+
+class Figures(Protocol):
+    """Figures of the daemon."""
+
+    def current_figures(self) -> QueueFigures:
+        """Return the figures that change by the second."""
+
+    def archive_figures(self) -> ArchiveFigures:
+        """Return the counts of the archive."""
+
+    def received_bytes(self, *, since: datetime) -> int:
+        """Return the size of the files that were received since then, bytes."""
+
+
+class DeskTransaction(Transaction, Protocol):
+    """One unit of work of the desk."""
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def readings(self) -> Readings: ...
+    @property
+    def views(self) -> ViewRows: ...
+    @property
+    def figures(self) -> Figures: ...
+
+
+class DeskCatalog(Protocol):
+    """The catalog as the desk sees it: a `services.Catalog` with more. OutOfResources where it is unreachable or stays locked."""
+
+    def begin(self) -> AbstractContextManager[DeskTransaction]:
+        """Open a transaction that may write."""
+
+    def read(self) -> AbstractContextManager[DeskTransaction]:
+        """Open a transaction that only reads."""

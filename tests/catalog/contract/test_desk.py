@@ -1,0 +1,190 @@
+"""The desk's steps on both databases: a film is labelled whole, and once; the result is shown after the reader has spoken."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from adapters.catalog.catalog import SqlCatalog
+from pipeline import labelling, rules, users
+from pipeline.domain import FINDINGS, DeskReading, Draft, LabelExposure, LabelState, UserRole
+from pipeline.errors import PermanentError
+from tests.builders.catalog_rows import add_instance, add_reported_study, chest_header, import_statement, worklist_request
+from tests.builders.fakes.versions import a_version
+from tests.builders.sql import execute, rows
+
+CHEST = rules.ChestPolicy()
+PRESENT, ABSENT, UNCERTAIN = LabelState.PRESENT, LabelState.ABSENT, LabelState.UNCERTAIN
+
+
+def a_draft(study: str = "1.1", reader: str = "alice", **states: LabelState) -> Draft:
+    return Draft(study_instance_uid=study, reader=reader, states=states)
+
+
+@pytest.fixture
+def worklist(sql_catalog: SqlCatalog) -> SqlCatalog:
+    """Three requested studies, 1.1 to 1.3, of three patients; version 1 serves."""
+    with sql_catalog.begin() as tx:
+        tx.versions.add(a_version())
+    for number in (1, 2, 3):
+        header = chest_header(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}", study_date="20260103")
+        add_instance(sql_catalog, header)
+    with sql_catalog.begin() as tx:
+        tx.requests.append([worklist_request(f"1.{number}") for number in (1, 2, 3)])
+    return sql_catalog
+
+
+def offered(catalog: SqlCatalog, reader: str = "alice") -> list[str]:
+    return [task.study_instance_uid for task in labelling.list_tasks(reader=reader, limit=5, catalog=catalog, chest=CHEST)]
+
+
+def test_the_rest_is_absent_only_where_the_reader_says_so(worklist: SqlCatalog, catalog_url: str) -> None:
+    reveal = labelling.state_reading(
+        a_draft(Mass=PRESENT, Edema=UNCERTAIN), idempotency_key="key-0001", rest_absent=True, catalog=worklist
+    )
+    assert reveal.new_labels == len(FINDINGS)
+    labelling.state_reading(a_draft("1.2", Mass=PRESENT), idempotency_key="key-0002", rest_absent=False, catalog=worklist)
+    stored = rows(catalog_url, "SELECT study_instance_uid, state, count(*) FROM v_labels GROUP BY 1, 2 ORDER BY 1, 2")
+    assert stored == [("1.1", "absent", 12), ("1.1", "present", 1), ("1.1", "uncertain", 1), ("1.2", "present", 1)]
+    assert rows(catalog_url, "SELECT DISTINCT reader, source, selection_reason, exposure FROM v_labels") == [
+        ("alice", "desk", "positives", "none")
+    ]
+    assert offered(worklist) == ["1.3"]
+
+
+def test_a_reading_sent_twice_is_stored_once(worklist: SqlCatalog, catalog_url: str) -> None:
+    for _ in range(2):
+        labelling.state_reading(a_draft(Mass=PRESENT), idempotency_key="key-0001", rest_absent=True, catalog=worklist)
+    assert rows(catalog_url, "SELECT count(*) FROM labels") == [(14,)]
+    assert rows(catalog_url, "SELECT count(*) FROM readings") == [(1,)]
+    again = DeskReading(study_instance_uid="1.1", reader="alice", idempotency_key="key-0001")
+    with pytest.raises(PermanentError, match="idempotency key"):
+        labelling.state_reading(a_draft(), idempotency_key="short", rest_absent=True, catalog=worklist)
+    with pytest.raises(Exception, match="refuses"), worklist.begin() as tx:
+        tx.readings.add(again)
+
+
+def test_a_changed_mind_after_the_reveal_is_a_second_statement_marked_seen(worklist: SqlCatalog, catalog_url: str) -> None:
+    labelling.state_reading(a_draft(Mass=PRESENT), idempotency_key="key-0001", rest_absent=True, catalog=worklist)
+    second = labelling.state_reading(
+        a_draft(Mass=PRESENT, Nodule=UNCERTAIN), idempotency_key="key-0002", rest_absent=True, catalog=worklist
+    )
+    assert second.new_labels == 1
+    assert second.states["Nodule"] is UNCERTAIN
+    stored = rows(catalog_url, "SELECT state, exposure, revoked FROM v_labels WHERE finding = 'Nodule' ORDER BY id")
+    assert stored == [("absent", "none", 1), ("uncertain", "seen", 0)]
+
+
+def test_the_result_is_hidden_until_the_reader_has_spoken(worklist: SqlCatalog) -> None:
+    with pytest.raises(PermanentError, match="after the reader"):
+        labelling.reveal_result("1.1", reader="alice", catalog=worklist)
+    labelling.state_reading(a_draft(), idempotency_key="key-0001", rest_absent=True, catalog=worklist)
+    reveal = labelling.reveal_result("1.1", reader="alice", catalog=worklist)
+    assert reveal.request is not None
+    assert reveal.request.reason == "why"
+    with pytest.raises(PermanentError, match="after the reader"):
+        labelling.reveal_result("1.1", reader="bob", catalog=worklist)
+
+
+def test_a_label_after_a_delivered_report_is_possibly_exposed(catalog_url: str) -> None:
+    add_reported_study(catalog_url)
+    catalog = SqlCatalog(catalog_url)
+    import_statement(catalog, "1.4", reader="csv reader")
+    labelling.state_reading(a_draft("1.4", Mass=PRESENT), idempotency_key="key-0001", rest_absent=False, catalog=catalog)
+    with catalog.begin() as tx:
+        tx.readings.mark_revealed("1.4", "bob")
+    labelling.state_reading(a_draft("1.4", "bob", Mass=ABSENT), idempotency_key="key-0001", rest_absent=False, catalog=catalog)
+    catalog.dispose()
+    stored = rows(catalog_url, "SELECT DISTINCT reader, exposure FROM v_labels ORDER BY reader")
+    assert stored == [("alice", "possible"), ("bob", "seen"), ("csv reader", "possible")]
+
+
+def test_a_draft_survives_and_reserves_its_film(worklist: SqlCatalog) -> None:
+    draft = Draft(
+        study_instance_uid="1.1", reader="alice", states={"Mass": PRESENT}, points={"Mass": (12.5, 7.0)}, comment="old scar"
+    )
+    labelling.save_draft(draft, catalog=worklist)
+    assert labelling.find_task("1.1", reader="alice", catalog=worklist, chest=CHEST).draft == draft
+    assert labelling.find_task("1.1", reader="bob", catalog=worklist, chest=CHEST).draft.states == {}
+    assert offered(worklist) == ["1.1", "1.2", "1.3"]
+    assert offered(worklist, "bob") == ["1.2", "1.3"]
+    labelling.state_reading(draft, idempotency_key="key-0001", rest_absent=True, catalog=worklist)
+    with worklist.read() as tx:
+        assert tx.readings.find_draft("1.1", "alice") is None
+        last = tx.readings.find_last("1.1", "alice")
+    assert last is not None
+    assert (last.points, last.comment, last.exposure) == ({"Mass": (12.5, 7.0)}, "old scar", LabelExposure.NONE)
+
+
+def test_a_skipped_study_is_offered_to_others(worklist: SqlCatalog, catalog_url: str) -> None:
+    for _ in range(2):
+        labelling.skip_study("1.1", reader="alice", reason="poor quality", idempotency_key="key-0009", catalog=worklist)
+    assert offered(worklist) == ["1.2", "1.3"]
+    assert offered(worklist, "bob") == ["1.1", "1.2", "1.3"]
+    assert rows(catalog_url, "SELECT skip_reason, states FROM readings") in ([("poor quality", "{}")], [("poor quality", {})])
+    with pytest.raises(PermanentError, match="one of the reasons"):
+        labelling.skip_study("1.1", reader="alice", reason="tired", idempotency_key="key-0010", catalog=worklist)
+
+
+def test_priors_and_laterals_stand_beside_the_film(worklist: SqlCatalog) -> None:
+    add_instance(worklist, chest_header("1.1", "1.1.2", patient_id="P1", study_date="20260103", view_position="LL"))
+    add_instance(worklist, chest_header("1.7", "1.7.1", patient_id="P1", study_date="20250101"))
+    add_instance(worklist, chest_header("1.8", "1.8.1", patient_id="P1", study_date="20270101"))
+    films = labelling.find_task("1.1", reader="alice", catalog=worklist, chest=CHEST).films
+    assert [(film.instance.header.sop_instance_uid, film.study_date, film.is_prior) for film in films] == [
+        ("1.1.1", "20260103", False),
+        ("1.1.2", "20260103", False),
+        ("1.7.1", "20250101", True),
+    ]
+
+
+def test_what_is_no_statement_is_refused(worklist: SqlCatalog) -> None:
+    for draft, word in ((a_draft(Fracture=PRESENT), "no finding"), (a_draft("9.9"), "no such study")):
+        with pytest.raises(PermanentError, match=word):
+            labelling.save_draft(draft, catalog=worklist)
+        with pytest.raises(PermanentError, match=word):
+            labelling.state_reading(draft, idempotency_key="key-0001", rest_absent=True, catalog=worklist)
+
+
+def test_users_and_tokens(sql_catalog: SqlCatalog, catalog_url: str) -> None:
+    user = users.add_user("dr.kim", UserRole.READER, "hash", catalog=sql_catalog, source="cli")
+    for name, word in (("dr.kim", "already"), ("a b", "letters"), ("x" * 65, "letters")):
+        with pytest.raises(PermanentError, match=word):
+            users.add_user(name, UserRole.READER, "hash", catalog=sql_catalog, source="cli")
+    with sql_catalog.begin() as tx:
+        tx.users.add_token("dr.kim", "a" * 64)
+    with sql_catalog.read() as tx:
+        assert tx.users.find_by_token("a" * 64) == tx.users.find("dr.kim") == user
+        assert tx.users.find("nobody") is None
+    users.reset_password("dr.kim", "other", catalog=sql_catalog, source="cli")
+    users.disable_user("dr.kim", catalog=sql_catalog, source="cli")
+    with sql_catalog.read() as tx:
+        assert tx.users.find_by_token("a" * 64) is None
+        [disabled] = tx.users.all()
+    assert (disabled.disabled, disabled.password_hash) == (True, "other")
+    assert disabled.session_key != user.session_key
+    assert rows(catalog_url, "SELECT action, subject, detail FROM v_audit ORDER BY id")[-1] == (
+        "user", "dr.kim", "disabled, 1 tokens deleted",
+    )  # fmt: skip
+
+
+def test_rows_of_views_by_column_and_key(worklist: SqlCatalog) -> None:
+    with worklist.read() as tx:
+        newest = tx.views.select("v_studies", ["study_instance_uid"], order=["-study_instance_uid"], limit=2)
+        assert [row["study_instance_uid"] for row in newest] == ["1.3", "1.2"]
+        rest = tx.views.select(
+            "v_studies", ["study_instance_uid"], order=["-study_instance_uid"], after=("-study_instance_uid", "1.2")
+        )
+        assert [row["study_instance_uid"] for row in rest] == ["1.1"]
+        assert tx.views.select("v_studies", where={"study_instance_uid": "1.1' OR '1'='1"}) == []
+        for view, columns in (("studies", ()), ("v_studies", ["patient"]), ("v_studies; DROP TABLE labels", ())):
+            with pytest.raises(KeyError):
+                tx.views.select(view, columns)
+
+
+def test_an_exposure_that_is_none_of_three_is_refused(worklist: SqlCatalog, catalog_url: str) -> None:
+    with pytest.raises(DBAPIError, match="exposure"):
+        execute(
+            catalog_url,
+            "INSERT INTO labels (study, finding, state, reader, source, exposure) VALUES (1, 'Mass', 'present', 'a', 'b', 'maybe')",
+        )

@@ -1,0 +1,117 @@
+"""The interface for programs: tokens, filters, pages by key, forms, and whatever a fuzzer sends."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from pipeline.domain import UserRole
+from pipeline.users import disable_user, make_token
+from tests.builders.catalog_rows import import_statement
+from tests.builders.desk import Desk
+from tests.builders.dicom_files import dx
+
+PATHS = ("studies", "predictions", "labels", "versions")
+
+
+def program(desk: Desk, name: str) -> TestClient:
+    client = desk.client()
+    client.headers["Authorization"] = f"Bearer {make_token(name, catalog=desk.catalog, source='test')}"
+    return client
+
+
+@pytest.fixture
+def filled(desk: Desk) -> Iterator[Desk]:
+    """Five scored studies, one of them labelled by bob."""
+    desk.add_user("root", UserRole.ADMINISTRATOR)
+    desk.add_user("viewer", UserRole.VIEWER)
+    studies = [desk.add_film(dx(AccessionNumber=f"=A{number}", PatientID=f"P{number}")) for number in range(5)]
+    import_statement(desk.catalog, studies[0], reader="bob")
+    yield desk
+
+
+def test_a_token_opens_it_and_a_disabled_user_does_not(filled: Desk) -> None:
+    for path in PATHS:
+        assert filled.client().get(f"/api/v1/{path}").status_code == 401
+        assert filled.client().get(f"/api/v1/{path}", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    client = program(filled, "viewer")
+    assert client.get("/api/v1/studies").status_code == 200
+    assert client.post("/api/v1/studies", json={}).status_code == 405
+    disable_user("viewer", catalog=filled.catalog, source="test")
+    assert client.get("/api/v1/studies").status_code == 401
+
+
+def test_pages_by_key_give_every_row_once(filled: Desk) -> None:
+    client, found, after = program(filled, "root"), [], None
+    while True:
+        page = client.get("/api/v1/studies", params={"limit": 2, **({"after": after} if after else {})}).json()
+        found += [row["study_instance_uid"] for row in page["rows"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert len(found) == len(set(found)) == 5
+    first = client.get("/api/v1/predictions?limit=2").json()
+    assert len(first["rows"]) == 28
+    rest = client.get("/api/v1/predictions", params={"after": first["next"]}).json()["rows"]
+    assert len(rest) == 42
+    assert not {row["study_instance_uid"] for row in rest} & {row["study_instance_uid"] for row in first["rows"]}
+
+
+def test_filters(filled: Desk) -> None:
+    client = program(filled, "root")
+    assert len(client.get("/api/v1/labels?reader=bob&finding=Mass").json()["rows"]) == 1
+    assert client.get("/api/v1/labels?reader=eve").json() == {"rows": [], "next": None}
+    assert client.get("/api/v1/labels?exposure=seen").json()["rows"] == []
+    assert [row["number"] for row in client.get("/api/v1/versions?state=serving").json()["rows"]] == [1]
+    assert len(client.get("/api/v1/studies?accession_number==A3").json()["rows"]) == 1
+    assert client.get("/api/v1/labels?state=maybe").status_code == 422
+
+
+def test_the_identity_of_patients_needs_its_role(filled: Desk) -> None:
+    for name, shown in (("root", True), ("viewer", False)):
+        client = program(filled, name)
+        text = "".join(client.get(f"/api/v1/{path}?form={form}").text for path in PATHS for form in ("json", "csv"))
+        assert ("P3" in text) == ("=A3" in text) == shown
+        assert client.get("/api/v1/studies?accession_number=A3").status_code == (200 if shown else 403)
+
+
+def test_forms(filled: Desk) -> None:
+    client = program(filled, "root")
+    table = list(csv.DictReader(io.StringIO(client.get("/api/v1/studies?form=csv").text)))
+    assert sorted(row["accession_number"] for row in table) == [f"'=A{number}" for number in range(5)]
+    with pyarrow.ipc.open_file(client.get("/api/v1/predictions?form=arrow").content) as file:
+        assert file.read_all().num_rows == 70
+    assert client.get("/api/v1/labels?form=csv&reader=eve").text == ""
+
+
+def test_the_description_names_every_path(filled: Desk) -> None:
+    description = program(filled, "viewer").get("/api/v1/openapi.json").json()
+    assert set(description["paths"]) == {f"/api/v1/{path}" for path in PATHS}
+    assert description["security"] == [{"token": []}]
+
+
+def list_parameters(description: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    return [(path, [one["name"] for one in found["get"]["parameters"]]) for path, found in description["paths"].items()]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_value_of_a_parameter_is_an_error_of_the_server(filled: Desk, data: st.DataObject) -> None:
+    client = filled.client("root")
+    path, names = data.draw(st.sampled_from(list_parameters(client.get("/api/v1/openapi.json").json())))
+    odd = st.one_of(
+        st.text(max_size=80),
+        st.integers().map(str),
+        st.sampled_from(["1.2.3", "csv", "arrow", "present", "\x00", "'; DROP TABLE labels"]),
+    )
+    wanted = data.draw(st.dictionaries(st.sampled_from(names), odd, max_size=4))
+    answer = client.get(path, params=wanted)
+    assert answer.status_code in (200, 422), (path, wanted, answer.text)
