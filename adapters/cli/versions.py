@@ -46,8 +46,24 @@ LIST_COLUMNS = (
     "retired_at",
     "reason",
 )
-COMPARISON_COLUMNS = ("against", "sample", "cases", "patients", "auc", "other_auc", "lower", "upper", "not_worse", "worse_in")
-"""Of `card.learning.comparisons`; `lower`, `upper`: 95 % interval of the difference; `not_worse`: share of the resamples."""
+COMPARISON_COLUMNS = (
+    "against",
+    "sample",
+    "cases",
+    "patients",
+    "auc",
+    "other_auc",
+    "lower",
+    "upper",
+    "not_worse",
+    "not_inferior",
+    "worse_in",
+)
+"""Of `card.learning.comparisons`; `lower`, `upper`: 95 % interval of the difference; `not_worse`, `not_inferior`: shares of the
+resamples in which the version is not worse, and not worse by the gate's margin.
+"""
+GROUP_COLUMNS = ("against", "attribute", "group", "cases", "patients", "candidate", "other", "lower", "upper", "worse")
+"""Of `card.learning.groups`: mean AUCs within a group of patients; `worse`: for certain, all groups considered."""
 CANDIDATE = "candidate"
 """`VersionState.CANDIDATE`, as the view has it."""
 FINGERPRINT_DIGITS = 12
@@ -222,6 +238,9 @@ def _print_version(version: Mapping[str, Any]) -> None:
     if comparisons := learning.get("comparisons"):
         typer.echo("\ngate: mean AUC of the version and of others on the same held-out cases")
         output.write_rows(COMPARISON_COLUMNS, map(_make_comparison_row, comparisons), output.Format.TABLE)
+    if groups := learning.get("groups"):
+        typer.echo("\ngroups of patients: mean AUC on the cases of the gate")
+        output.write_rows(GROUP_COLUMNS, ([group[name] for name in GROUP_COLUMNS] for group in groups), output.Format.TABLE)
     if measures := measures_of(version["card"]):
         typer.echo("\nmeasures of each finding")
         output.write_rows(MEASURE_COLUMNS, measures, output.Format.TABLE)
@@ -272,6 +291,8 @@ def _list_learning_facts(learning: Mapping[str, Any]) -> dict[str, Any]:
         "learnt": ", ".join(learning["findings"]),
         "not learnt": ", ".join(learning["kept"]),
         "log-loss": ", ".join(f"{name} {loss:.3f}" for name, loss in learning["log_loss"].items() if loss is not None),
+        "text serves": ", ".join(learning.get("text", ())),
+        "optimism": learning.get("optimism"),
         "notes": "; ".join(learning["notes"]),
     }
 
@@ -285,6 +306,7 @@ def _make_comparison_row(comparison: Mapping[str, Any]) -> tuple[Any, ...]:
         comparison["against"],
         "monitoring" if comparison["monitoring"] else "labels",
         *(comparison[name] for name in ("cases", "patients", "candidate", "other", "lower", "upper", "better")),
+        comparison.get("not_inferior"),
         ", ".join(comparison["worse"]),
     )
 
