@@ -101,7 +101,7 @@ def test_the_result_comes_after_the_statement_and_a_changed_mind_is_marked(desk:
     second = wait_for_film(page, shown)
     reveal = page.locator("#reveal")
     expect(reveal).to_contain_text("The film before: 13 absent, 1 present")
-    expect(reveal).to_contain_text("Mass 0.91, present")
+    expect(reveal).to_contain_text("Mass: very likely, above its operating point")
     expect(reveal).to_contain_text("Asked for: Mass: likely positive")
     page.keyboard.press("Backspace")
     wait_for_film(page, second)
