@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.viewers
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
-PICTURES = Path(os.environ.get("RADCLIPD_VIEWER_PICTURES", Path(__file__).parents[2] / ".cache" / "viewers"))
+PICTURES = Path(os.environ.get("VIEWER_PICTURES", Path(__file__).parents[2] / ".cache" / "viewers"))
 """Where the screenshots of a run stay: those of `make viewer-pictures` are in the documentation."""
-REFERENCE_STUDIES = int(os.environ.get("RADCLIPD_VIEWER_STUDIES", "12"))
+REFERENCE_STUDIES = int(os.environ.get("VIEWER_STUDIES", "12"))
 SEED = 5
 PATIENCE_MS = 60_000
 COUNT_LIT = """() => {
