@@ -256,6 +256,8 @@ def show_report(demo: DemoState) -> None:
 
 def show_statement(demo: DemoState) -> None:
     """Print in words what is told of the shown study now."""
+    if not demo.shown_study:
+        return
     demo.print_line("radclipd show STUDY:")
     for line in demo.installation.run_verb("show", demo.shown_study).splitlines():
         demo.print_line(f"  {line}")

@@ -48,13 +48,16 @@ def compare_scores(
 def measure_scores(
     scores: ScoreMatrix, zero_shot: ScoreMatrix, labels: LabelMatrix, patients: Patients, *, thresholds: ScoreMatrix, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the measures of scores [n, F] by finding, JSON-able; sensitivity and specificity at `thresholds` [F]."""
+    """Return the measures of scores [n, F] by finding, JSON-able; sensitivity and specificity at `thresholds` [F].
+
+    They are undefined where a threshold is NaN.
+    """
     labels = np.where(np.isfinite(scores), labels, UNKNOWN).astype(np.int8)
     scores = np.where(labels == UNKNOWN, 0.0, scores)
     decided = scores >= thresholds
     columns = {"auc": auc(scores, labels), "auc_zero_shot": auc(zero_shot, labels), "brier": brier(scores, labels)}
     for name, correct, state in (("sensitivity", decided, 1), ("specificity", ~decided, 0)):
-        rate = rates_with_intervals(correct, labels == state, patients, seed=seed)
+        rate = rates_with_intervals(correct, (labels == state) & ~np.isnan(thresholds), patients, seed=seed)
         columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
     return {
         finding: {

@@ -57,7 +57,7 @@ class MonitoringSample:
             compare_scores(name, own, scores, self._labels, self._patients, seed=self._seed, monitoring=True)
             for name, scores in others.items()
         ]
-        limits = np.array([thresholds[finding] for finding in FINDINGS])
+        limits = np.array([thresholds.get(finding, np.nan) for finding in FINDINGS])
         measures = measure_scores(own, zero_shot, self._labels, self._patients, thresholds=limits, seed=self._seed)
         for column, finding in enumerate(FINDINGS):
             known = self._labels[:, column][self._labels[:, column] != UNKNOWN]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 from scipy.special import expit
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 _BOUND = 1e-6
-_NEWTON_STEPS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +84,14 @@ def _measure_probabilities(probability: Floats, present: Flags, share: Floats) -
 
 
 def _fit_slope(probability: Floats, target: Floats, weight: Floats) -> float:
-    """Return the slope of a weighted logistic regression of targets on log-odds (Cox 1958), by Newton's method."""
+    """Return the slope of a weighted logistic regression of targets on log-odds (Cox 1958)."""
     bounded = np.clip(probability, _BOUND, 1 - _BOUND)
     inputs = np.column_stack([np.log(bounded / (1 - bounded)), np.ones(len(bounded))])
-    found = np.array([1.0, 0.0])
-    for _ in range(_NEWTON_STEPS):
-        expected = expit(inputs @ found)
-        gradient = inputs.T @ (weight * (target - expected))
-        curvature = (inputs * (weight * expected * (1 - expected))[:, None]).T @ inputs
-        found = found + np.linalg.solve(curvature + _BOUND * np.eye(2), gradient)
-    return float(found[0])
+    share = weight / weight.sum()
+
+    def objective(parameters: Floats) -> tuple[float, Floats]:
+        odds = inputs @ parameters
+        loss = share @ (np.logaddexp(0.0, odds) - target * odds)
+        return float(loss), np.asarray(inputs.T @ (share * (expit(odds) - target)))
+
+    return float(minimize(objective, np.array([1.0, 0.0]), jac=True, method="BFGS").x[0])

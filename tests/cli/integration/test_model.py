@@ -47,10 +47,7 @@ for arguments in json.loads(sys.argv[2]):
 def home(tmp_path: Path) -> Path:
     url = f"sqlite:///{tmp_path / 'catalog.db'}"
     schema.upgrade(url)
-    (tmp_path / "radclipd.toml").write_text(
-        f'[catalog]\nurl = "{url}"\n[model]\ndirectory = "{tmp_path / "models"}"\n'
-        "[score]\nthreshold = 0.7\nundetermined_margin = 0.1\n"
-    )
+    (tmp_path / "radclipd.toml").write_text(f'[catalog]\nurl = "{url}"\n[model]\ndirectory = "{tmp_path / "models"}"\n')
     return tmp_path
 
 

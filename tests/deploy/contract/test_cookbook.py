@@ -36,7 +36,7 @@ def test_the_lineage_of_a_report(catalog_url: str) -> None:
     first = dict(zip(columns, rows[0], strict=True))
     assert (first["image_sha256"], first["preprocessing"], first["prompts"]) == ("f" * 64, "PRE", "PROMPTS")
     assert (first["version"], first["delivery"], first["report_sha256"]) == (1, "sent", "e" * 64)
-    assert (first["threshold"], first["undetermined_margin"], first["calibration"]) == (0.5, 0.05, None)
+    assert (first["operating_point"], first["undetermined_margin"], first["calibration"]) == (0.5, 0.05, None)
     assert first["created_at"] <= first["built_at"] <= first["sent_at"]
 
 
@@ -54,10 +54,13 @@ def test_the_lineage_of_a_report_survives_its_successor(catalog_url: str) -> Non
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
         tx.reports.ensure_pending(pending_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()
-    sql = "SELECT DISTINCT image_sha256, weights_sha256, threshold, probability FROM v_lineage WHERE sop_instance_uid = '{}'"
-    assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, 0.5, None)]
+    sql = "SELECT DISTINCT image_sha256, weights_sha256, band, score FROM v_lineage WHERE sop_instance_uid = '{}'"
+    assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, None, None)]
     second = query.run(catalog_url, sql.format("2.25.9"))[1]
-    assert sorted((image, round(probability, 3)) for image, _, _, probability in second) == [("d" * 64, 0.9), ("f" * 64, 0.9)]
+    assert sorted((image, band, round(score, 3)) for image, _, band, score in second) == [
+        ("d" * 64, "likely", 0.9),
+        ("f" * 64, "likely", 0.9),
+    ]
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from adapters.ml.scorer import ClipScorers, load_scorer
 from models.checkpoint_files import HEAD
 from pipeline import rules, versions
-from pipeline.domain import FINDINGS, ModelVersion, VersionState
+from pipeline.domain import FINDINGS, ModelVersion, Scale, VersionState
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, StopRequested, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
 from pipeline.ports.services import Scorer
@@ -55,7 +55,7 @@ def test_a_learnt_finding_is_promoted_and_scored(tmp_path: Path, method: str) ->
     assert measures["auc"] > 0.9
     assert (measures["positives"], measures["negatives"]) == (12, 12)
     assert measures["sensitivity_lower"] <= measures["sensitivity"] <= measures["sensitivity_upper"]
-    assert not version.calibrated  # the scores of thirteen findings are no probabilities
+    assert version.scales == dict.fromkeys(FINDINGS, Scale.RANK) | {"Effusion": Scale.BAND}  # twelve positives: no percentage
     fine_tuned = "moved.k" in load_file(ward.store.version_folder(2) / HEAD)
     assert fine_tuned is (version.card["recipe"] == "partial")
     assert bool(version.card["learning"]["training"]) is fine_tuned
@@ -76,8 +76,8 @@ def test_findings_that_are_not_learnt_score_as_before(tmp_path: Path, method: st
     uids = [f"1.{number}" for number in range(1, 9)]
     before, after = scores(ward, ward.zero_shot, uids), scores(ward, version, uids)
     assert after[:, others] == pytest.approx(before[:, others], abs=1e-5)
-    assert {version.thresholds[FINDINGS[column]] for column in others} == {0.5}
-    assert 0 <= version.undetermined_margin <= min(version.thresholds.values())
+    assert version.thresholds.keys() == {"Effusion"}
+    assert {version.scales[FINDINGS[column]] for column in others} == {Scale.RANK}
 
 
 def test_the_same_seed_and_labels_give_the_same_weights(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from adapters.ml import importer
 from adapters.ml.scorer import load_scorer
 from adapters.storage.model_store import ModelStore
 from models.encoder import sources
-from pipeline.domain import FINDINGS, ModelVersion, VersionState
+from pipeline.domain import ModelVersion, VersionState
 from pipeline.errors import NoWeights, PermanentError, WeightsRejected
 from tests.builders import tiny
 from tests.builders.fakes.catalog import FakeCatalog
@@ -32,8 +32,7 @@ def test_an_imported_file_becomes_a_serving_version_that_scores(tmp_path: Path, 
     version = add(catalog, store, importer.import_base(store, source, notice="for tests"))
     assert (version.number, version.state, version.base, version.notice) == (1, VersionState.SERVING, "my-clip", "for tests")
     assert not version.calibrated
-    assert version.thresholds == dict.fromkeys(FINDINGS, 0.6)
-    assert version.undetermined_margin == 0.1
+    assert (version.thresholds, version.scales) == ({}, {})  # every finding is told as a rank
     assert re.fullmatch(r"2\.25\.[1-9][0-9]{20,38}", version.device_uid)
     assert catalog.tables.versions[1] == version
     assert load_scorer(version, store.root, batch_size=2, threads=0).score([tiny.film(50, 80)]).shape == (1, 14)

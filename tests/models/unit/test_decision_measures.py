@@ -34,8 +34,8 @@ def test_weights_count_as_repeated_studies() -> None:
     labels, calls, rank = rng.integers(0, 2, (6, 3)).astype(np.int8), rng.random((6, 3)) > 0.5, rng.random((6, 3))
     probability, times, prior = rng.uniform(0.1, 0.9, (6, 3)), np.array([1, 2, 1, 3, 1, 1]), np.full(3, 0.1)
     weighted = measure_decisions(calls, rank, probability, labels, times.astype(float), prior)
-    many = [np.repeat(each, times, axis=0) for each in (calls, rank, probability, labels)]
-    other = measure_decisions(*many, np.ones(times.sum()), prior)  # type: ignore[arg-type]  # four arrays
+    rows = np.repeat(np.arange(6), times)
+    other = measure_decisions(calls[rows], rank[rows], probability[rows], labels[rows], np.ones(len(rows)), prior)
     assert list(asdict(weighted).values()) == pytest.approx(list(asdict(other).values()))
 
 
