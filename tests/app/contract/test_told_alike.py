@@ -23,7 +23,8 @@ from adapters.cli.output import Format, write_rows
 from adapters.cli.show import list_lines
 from adapters.dicom.image.pixels import DicomImageReader
 from adapters.dicom.sr.codes import finding_codes
-from adapters.dicom.sr.writer import ReportSettings, SrWriter
+from adapters.dicom.sr.document import ReportSettings
+from adapters.dicom.sr.writer import SrWriter
 from pipeline import report
 from pipeline.decisions import predict_study, withhold
 from pipeline.domain import (
