@@ -46,6 +46,9 @@ def test_a_film_results_in_a_report_and_query_rows(place: Installation, archive:
     (wide,) = place.rows("select * from v_findings_wide")
     assert wide["notice"] == "UNTRAINED"
     assert 0 <= wide["pleural_thickening"] <= 1
+    (text,) = place.rows("select sop_instance_uid, kind, state from v_visible_objects")
+    assert (text["kind"], text["state"]) == ("text", "sent")
+    assert "Pleural thickening" in place.run("reports", "show", text["sop_instance_uid"]).stdout
     shown = place.run("reports", "show", report.stem).stdout
     assert "Research use only" in shown
     assert "UNTRAINED" in shown

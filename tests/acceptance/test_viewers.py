@@ -90,12 +90,12 @@ def _report_study(orthanc: OrthancServer, place: Installation) -> str:
     for number in range(REFERENCE_STUDIES):
         orthanc.upload(examine(number))
     made = "select 1 from v_references"
-    wait_for(lambda: place.rows(made), 120, place.read_log)
+    wait_for(lambda: place.rows(made), 240, place.read_log)
     film = examine(999, {"Effusion": 1.0}, size=512)
     uid = str(dcmread(BytesIO(film), stop_before_pixels=True).StudyInstanceUID)
     orthanc.upload(film)
     reported = f"select 1 from v_studies where study_instance_uid = '{uid}' and state = 'reported'"
-    wait_for(lambda: place.rows(reported), 120, place.read_log)
+    wait_for(lambda: place.rows(reported), 240, place.read_log)
     return uid
 
 
