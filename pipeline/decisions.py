@@ -95,7 +95,7 @@ def _read_years(patient_age: str) -> float | None:
 def withhold(predictions: Sequence[Prediction], reason: NotAssessedReason, findings: Sequence[str] = FINDINGS) -> list[Prediction]:
     """Return the predictions with these findings not assessed for this reason. A finding that is not assessed keeps its reason."""
     return [
-        _refuse(one.finding, one.score, one.scale, reason, one.reference)
+        _refuse_finding(one.finding, one.score, one.scale, reason, one.reference)
         if one.finding in findings and one.decision is not Decision.NOT_ASSESSED
         else one
         for one in predictions
@@ -104,11 +104,11 @@ def withhold(predictions: Sequence[Prediction], reason: NotAssessedReason, findi
 
 def _predict_learnt(finding: str, score: float, version: ModelVersion) -> Prediction:
     excess = log_odds(score) - log_odds(version.thresholds[finding])
-    decision = _decide(excess, version.undetermined_margin)
+    decision = _decide_excess(excess, version.undetermined_margin)
     return Prediction(finding, score, decision, scale_of(version, finding), likelihood=score, excess=excess)
 
 
-def _decide(excess: float, margin: float) -> Decision:
+def _decide_excess(excess: float, margin: float) -> Decision:
     """Return PRESENT at or above the operating point, UNDETERMINED within the margin below it, else ABSENT."""
     if excess >= 0:
         return Decision.PRESENT
@@ -117,7 +117,7 @@ def _decide(excess: float, margin: float) -> Decision:
 
 def _predict_rank(finding: str, column: int, score: float, reference: ReferenceDistribution | None, view: str) -> Prediction:
     if reference is None:
-        return _refuse(finding, score, Scale.RANK, NotAssessedReason.NO_REFERENCE, None)
+        return _refuse_finding(finding, score, Scale.RANK, NotAssessedReason.NO_REFERENCE, None)
     rank = percentile(score, reference.scores.get(view, reference.scores[ALL_VIEWS])[:, column])
     place, point = _NORMAL.inv_cdf(rank), _NORMAL.inv_cdf(1 - reference.call_rates[finding])
     odds = log_odds(reference.priors[finding]) + reference.separation * place - reference.separation**2 / 2
@@ -134,7 +134,7 @@ def _predict_rank(finding: str, column: int, score: float, reference: ReferenceD
     )
 
 
-def _refuse(finding: str, score: float, scale: Scale, reason: NotAssessedReason, reference: int | None) -> Prediction:
+def _refuse_finding(finding: str, score: float, scale: Scale, reason: NotAssessedReason, reference: int | None) -> Prediction:
     return Prediction(finding, score, Decision.NOT_ASSESSED, scale, reference=reference, reason=reason)
 
 

@@ -47,7 +47,7 @@ def load_current(version: ModelVersion, *, catalog: Catalog) -> ReferenceDistrib
         if number is not None:
             return tx.references.find(number)
         source = _find_source(tx, version)
-        return _copy(tx, source, version) if source is not None else None
+        return _copy_reference(tx, source, version) if source is not None else None
 
 
 def follow(*, catalog: Catalog, policy: DecisionPolicy) -> ReferenceDistribution | None:
@@ -88,12 +88,14 @@ def make(*, catalog: Catalog, policy: DecisionPolicy, source: str = "", again: b
                 f" {policy.min_reference_studies}",
                 hint="radclipd backfill, or [decision] min_reference_studies",
             )
-        made = _build(tx, serving, studies, policy)
-        _add(tx, made, f"{made.studies} studies", source)
+        made = _build_reference(tx, serving, studies, policy)
+        _add_reference(tx, made, f"{made.studies} studies", source)
         return made
 
 
-def _build(tx: Transaction, version: ModelVersion, studies: Sequence[str], policy: DecisionPolicy) -> ReferenceDistribution:
+def _build_reference(
+    tx: Transaction, version: ModelVersion, studies: Sequence[str], policy: DecisionPolicy
+) -> ReferenceDistribution:
     scores, instances = tx.scores.study_scores(studies, version.number), tx.studies.instances_of(studies)
     scored = tx.scores.image_scores_of(studies, version.number)
     rows: dict[str, list[Scores]] = {}
@@ -119,7 +121,7 @@ def sort_scores(rows: Mapping[str, Sequence[Scores]], policy: DecisionPolicy) ->
     return {view: np.sort(np.asarray(of, dtype=np.float32), axis=0) for view, of in enough.items()}
 
 
-def _add(tx: Transaction, reference: ReferenceDistribution, detail: str, source: str = "") -> None:
+def _add_reference(tx: Transaction, reference: ReferenceDistribution, detail: str, source: str = "") -> None:
     tx.references.add(reference)
     said = f"reference distribution {reference.number} of version {reference.version}: {detail}"
     tx.audit(AuditEvent("reference", "done", f"version {reference.version}", said, source))
@@ -138,7 +140,7 @@ def _get_origin(version: ModelVersion) -> tuple[str, str, str]:
     return version.base, version.weights_sha256, str(prompts.get("fingerprint", "")) if isinstance(prompts, dict) else ""
 
 
-def _copy(tx: Transaction, number: int, version: ModelVersion) -> ReferenceDistribution | None:
+def _copy_reference(tx: Transaction, number: int, version: ModelVersion) -> ReferenceDistribution | None:
     found = tx.references.find(number)
     if found is None:
         return None
@@ -152,7 +154,7 @@ def _copy(tx: Transaction, number: int, version: ModelVersion) -> ReferenceDistr
         call_rates=found.call_rates,
         separation=found.separation,
     )
-    _add(tx, copied, f"that of version {found.version}, number {found.number}, which scores these findings alike")
+    _add_reference(tx, copied, f"that of version {found.version}, number {found.number}, which scores these findings alike")
     return copied
 
 

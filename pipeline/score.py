@@ -190,14 +190,14 @@ def _write_batch(
         for error in item.unreadable:
             tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
     told = [item for item in items if item.scores or (item.job.payload.get(RERANK_KEY) and item.job.subject in scored)]
-    predictions = {item.job.subject: _predict(item, scored[item.job.subject], version, reference, policy) for item in told}
+    predictions = {item.job.subject: _predict_study(item, scored[item.job.subject], version, reference, policy) for item in told}
     _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
     tx.studies.put_states([job.subject for job in (item.job for item in told) if job.subject not in reopened], StudyState.SCORED)
     tx.jobs.finish(*(item.job for item in items))
 
 
-def _predict(
+def _predict_study(
     item: _ScoringItem,
     image_scores: Mapping[str, Scores],
     version: ModelVersion,

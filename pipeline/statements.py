@@ -115,11 +115,11 @@ def tell_study(
     `withdrawal`: why the study's reports are withdrawn; the summary then says so first.
     """
     told = [_tell_finding(prediction, version, reference, messages, policy) for prediction in predictions]
-    ordered = tuple(sorted(told, key=_order))
+    ordered = tuple(sorted(told, key=_get_order))
     return StudyStatement(
         language=messages.language,
         findings=ordered,
-        summary=(messages("report.withdrawn", reason=withdrawal),) if withdrawal else tuple(_summarise(ordered, messages)),
+        summary=(messages("report.withdrawn", reason=withdrawal),) if withdrawal else tuple(_summarise_findings(ordered, messages)),
         title=messages("report.title"),
         research_only=messages("report.research_only"),
         notice=messages("report.notice", notice=version.notice) if version.notice else "",
@@ -129,7 +129,7 @@ def tell_study(
     )
 
 
-def _order(statement: FindingStatement) -> tuple[bool, float, int]:
+def _get_order(statement: FindingStatement) -> tuple[bool, float, int]:
     return statement.excess is None, -(statement.excess or 0.0), FINDINGS.index(statement.finding)
 
 
@@ -216,7 +216,7 @@ def format_percent(share: float) -> str:
     return f"{percent:.0f}" if percent >= 10 else f"{percent:.1f}" if percent >= 1 else f"{percent:.2g}"
 
 
-def _summarise(ordered: Sequence[FindingStatement], messages: Messages) -> list[str]:
+def _summarise_findings(ordered: Sequence[FindingStatement], messages: Messages) -> list[str]:
     assessed = [one for one in ordered if one.excess is not None]
     missing = [one for one in ordered if one.excess is None]
     lines = []

@@ -20,9 +20,9 @@ def stop(finding: str, *, reason: str, source: str, catalog: Catalog) -> None:
     """
     with catalog.begin() as tx:
         if finding in tx.stops.current():
-            raise PermanentError(f"reporting of {_name(finding)} is stopped already", hint="radclipd reports stops")
+            raise PermanentError(f"reporting of {_name_finding(finding)} is stopped already", hint="radclipd reports stops")
         tx.stops.stop(finding, reason=reason, source=source)
-        tx.audit(AuditEvent("stop", "done", finding, f"reporting of {_name(finding)} stopped: {reason}", source))
+        tx.audit(AuditEvent("stop", "done", finding, f"reporting of {_name_finding(finding)} stopped: {reason}", source))
 
 
 def resume(finding: str, *, source: str, catalog: Catalog) -> None:
@@ -32,9 +32,9 @@ def resume(finding: str, *, source: str, catalog: Catalog) -> None:
     """
     with catalog.begin() as tx:
         if finding not in tx.stops.current():
-            raise PermanentError(f"reporting of {_name(finding)} is not stopped", hint="radclipd reports stops")
+            raise PermanentError(f"reporting of {_name_finding(finding)} is not stopped", hint="radclipd reports stops")
         tx.stops.resume(finding)
-        tx.audit(AuditEvent("resume", "done", finding, f"reporting of {_name(finding)} resumed", source))
+        tx.audit(AuditEvent("resume", "done", finding, f"reporting of {_name_finding(finding)} resumed", source))
 
 
 def recall(number: int, *, reason: str, source: str, catalog: Catalog) -> int:
@@ -61,5 +61,5 @@ def recall(number: int, *, reason: str, source: str, catalog: Catalog) -> int:
         after = studies[-1]
 
 
-def _name(finding: str) -> str:
+def _name_finding(finding: str) -> str:
     return "all findings" if finding == ALL_FINDINGS else finding

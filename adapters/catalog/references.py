@@ -31,7 +31,7 @@ class SqlReferences:
     def find(self, number: int) -> ReferenceDistribution | None:
         query = select(reference_distributions).where(reference_distributions.c.number == number)
         row = self._connection.execute(query).mappings().one_or_none()
-        return self._build(row) if row else None
+        return self._build_reference(row) if row else None
 
     def next_number(self) -> int:
         return (self._connection.scalar(select(func.max(reference_distributions.c.number))) or 0) + 1
@@ -56,7 +56,7 @@ class SqlReferences:
             ],
         )
 
-    def _build(self, row: RowMapping) -> ReferenceDistribution:
+    def _build_reference(self, row: RowMapping) -> ReferenceDistribution:
         query = select(reference_scores.c.view, reference_scores.c.scores).where(reference_scores.c.reference == row["number"])
         scores = {
             view: np.frombuffer(stored, SCORE_DTYPE).reshape(-1, len(FINDINGS)).astype(np.float32)

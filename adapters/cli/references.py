@@ -8,7 +8,7 @@ from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.settings import name_user, parts_of
 
-references = typer.Typer(help="Reference distributions of findings that were not learnt: list, make.", no_args_is_help=True)
+references = typer.Typer(help="What ranks of findings refer to: list, make.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -10,9 +10,7 @@ from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import name_user, parts_of
-from pipeline.domain import FINDINGS, VisibleKind, VisibleObject
 from pipeline.errors import PermanentError
-from pipeline.finding_names import match_finding
 
 FindingOption = Annotated[str, typer.Option("--finding", help="One finding, such as Mass; without it: all.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in words; it stands in the audit, and in withdrawals.")]
@@ -49,6 +47,7 @@ def list_(
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
     """Print one report or text report as text, from the file that was sent."""
     from adapters.dicom.sr.text import lines_of_file
+    from pipeline.domain import VisibleKind, VisibleObject
 
     with parts_of(ctx) as parts:
         with parts.catalog.read() as tx:
@@ -78,7 +77,7 @@ def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help
 
 @reports.command()
 def stop(ctx: typer.Context, reason: ReasonOption, finding: FindingOption = "") -> None:
-    """Stop reporting at once, without a restart: of all findings, or of one.
+    """Stop reporting at once, of all findings or of one.
 
     A stopped finding is told as not assessed, also in reports that wait to be sent. While all are stopped, studies are scored and
     nothing is built or sent.
@@ -104,7 +103,10 @@ def resume(ctx: typer.Context, finding: FindingOption = "") -> None:
 def list_stops(
     ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, raw: RawFlag = False, json: JsonFlag = False
 ) -> None:
-    """List the stops of reporting, past and present; an empty finding is all of them."""
+    """List the stops of reporting, past and present.
+
+    An empty finding: all of them.
+    """
     sql = "SELECT finding, reason, source, stopped_at, resumed_at FROM v_report_stops ORDER BY stopped_at DESC"
     query.query(ctx, sql, table=table, csv=csv, json=json)
 
@@ -115,7 +117,10 @@ def recall(
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")],
     reason: ReasonOption,
 ) -> None:
-    """Withdraw every delivered report of a version: the archive gets, for each study, a revision that says so and why."""
+    """Withdraw every delivered report of a version.
+
+    The archive gets, for each study, a revision that says so and why.
+    """
     from pipeline import stops
 
     with parts_of(ctx) as parts:
@@ -126,6 +131,9 @@ def recall(
 def _parse_finding(name: str) -> str:
     if not name:
         return ""
+    from pipeline.domain import FINDINGS
+    from pipeline.finding_names import match_finding
+
     finding = match_finding(name)
     if finding not in FINDINGS:
         raise PermanentError(f"{name!r} is no finding", hint=f"one of {', '.join(FINDINGS)}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json as json_format
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapters.cli.settings import parts_of
-from pipeline.domain import Prediction
 from pipeline.errors import PermanentError
-from pipeline.ports.services import Transaction
-from pipeline.statements import StudyStatement
+
+if TYPE_CHECKING:
+    from pipeline.domain import Prediction
+    from pipeline.ports.services import Transaction
+    from pipeline.statements import StudyStatement
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +28,10 @@ def show(
     study: Annotated[str, typer.Argument(help="Study Instance UID or accession number.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print what is told of a study by the version that scored it last: summary, and each finding in one line."""
+    """Print what is told of a study: summary and findings.
+
+    By the version that scored it last, as its reports tell it.
+    """
     from adapters.app.report_policies import report_policy
     from pipeline import report
 

@@ -12,7 +12,6 @@ import typer
 from adapters.cli import activity, output
 from adapters.cli.learn import MEASURE_COLUMNS, describe_next_step, measures_of
 from adapters.cli.settings import config_of, name_user, parts_of
-from pipeline.domain import FINDINGS, Scale
 from pipeline.errors import PermanentError, RadclipdError
 
 if TYPE_CHECKING:
@@ -257,6 +256,8 @@ def _list_facts(version: Mapping[str, Any]) -> dict[str, Any]:
 
 def _list_scales(scales: Mapping[str, str]) -> dict[str, str]:
     """Return, for each scale, the findings that are told on it."""
+    from pipeline.domain import FINDINGS, Scale
+
     told = {finding: scales.get(finding, Scale.RANK) for finding in FINDINGS}
     words = {Scale.PROBABILITY: "probabilities", Scale.BAND: "likelihood bands", Scale.RANK: "ranks (not learnt)"}
     return {words[scale]: ", ".join(finding for finding, its in told.items() if its == scale) for scale in Scale}

@@ -178,7 +178,7 @@ class DecisionConfig(Section):
 
     min_reference_studies: PositiveInteger = Field(
         default=200,
-        description="Scored studies before a finding that was not learnt is assessed; also of a view with ranks of its own.",
+        description="Scored studies before a finding that was not learnt is assessed, and of a view that has its own ranks.",
     )
     max_reference_studies: PositiveInteger = Field(
         default=2000, description="Maximum number of studies, the newest, in a reference distribution."
@@ -306,7 +306,7 @@ class LearnConfig(Section):
         default="specificity", description='Thresholds of a learnt version: by "specificity" and max_calls, or at "even-odds".'
     )
     specificity: Fraction = Field(
-        default=0.98, description="Minimum share of absent findings below the threshold, estimated on the archive."
+        default=0.975, description="Minimum share of absent findings below the threshold, estimated on the archive."
     )
     max_calls: float = Field(
         default=2.0,

@@ -22,7 +22,8 @@ class DecisionMeasures:
     true_per_study: float
     reference_per_study: float  # what calls are compared with: the sum of the stated or estimated prevalences
     ppv: float  # share of calls that are right
-    ppv_over_prevalence: float  # the same, over that of as many calls of each finding on studies drawn at random
+    ppv_over_prevalence: float  # the same, over the share of present findings among all
+    ppv_over_chance: float  # the same, over the PPV of as many calls of each finding on studies drawn at random
     sensitivity: float  # mean over the findings that occur
     specificity: float  # mean over the findings
     normal_without_call: float  # share of studies without any finding in which nothing is called
@@ -53,7 +54,8 @@ def measure_decisions(
             true_per_study=float(prevalence.sum()),
             reference_per_study=float(reference.sum()),
             ppv=float(right.sum() / rate.sum()),
-            ppv_over_prevalence=float(right.sum() / (rate * prevalence).sum()),
+            ppv_over_prevalence=float(right.sum() / rate.sum() / prevalence.mean()),
+            ppv_over_chance=float(right.sum() / (rate * prevalence).sum()),
             sensitivity=_average_defined(right / prevalence),
             specificity=_average_defined(1 - (rate - right) / (1 - prevalence)),
             normal_without_call=float(normal[~calls.any(axis=1)].sum() / normal.sum()),

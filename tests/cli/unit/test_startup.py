@@ -33,6 +33,13 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("reports", "list"),
     ("reports", "show", "2.25.2"),
     ("reports", "resend", "1.4"),
+    ("reports", "stop", "--finding", "Mass", "--reason", "why"),
+    ("reports", "stops"),
+    ("reports", "resume", "--finding", "Mass"),
+    ("reports", "recall", "1", "--reason", "why"),
+    ("show", "1.4"),
+    ("references", "list"),
+    ("references", "make"),  # refused: the version has learnt every finding
     ("labels", "add", "1.4", "Mass", "--reader", "alice"),
     ("labels", "template", "1.4"),
     ("labels", "import", "labels.csv", "--reader", "alice"),
@@ -58,7 +65,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("work", "label"),
 )
 """In this order. The last three run until a signal stops them."""
-REFUSED = {"explain", "promote", "rollback", "reject"}
+REFUSED = {"explain", "make", "promote", "rollback", "reject"}
 LOADS_TORCH = {
     "backfill score",
     "check",  # tries the model and the device; only --configuration is without

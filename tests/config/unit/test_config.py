@@ -184,7 +184,7 @@ def test_an_old_section_without_an_old_key_is_named_with_its_new_name(tmp_path: 
         ("storage", 'min_free = "lots"'),
         ("storage", 'directory = "images"'),
         ("model", 'device = "gpu"'),
-        ("score", "threshold = 1.5"),
+        ("decision", "assumed_auc = 1.5"),
         ("work", "poll_seconds = nan"),
         ("report", 'uid_root = "1.02.3"'),
         ("labels", 'policy = "loudest"'),

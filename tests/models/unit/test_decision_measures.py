@@ -21,6 +21,7 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert (found.calls_per_study, found.true_per_study, found.reference_per_study) == (0.75, 0.5, 0.75)
     assert found.ppv == pytest.approx(1 / 3)
     assert found.ppv_over_prevalence == pytest.approx((1 / 3) / 0.25)
+    assert found.ppv_over_chance == pytest.approx((1 / 3) / (1 / 4))
     assert found.sensitivity == pytest.approx(0.5)
     assert found.specificity == pytest.approx(2 / 3)
     assert found.normal_without_call == pytest.approx(0.5)
