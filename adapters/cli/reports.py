@@ -45,7 +45,7 @@ def list_(
 
 @reports.command()
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
-    """Print one report or text report as text, from the file that was sent."""
+    """Print one report as text, from the file that was sent."""
     from adapters.dicom.sr.text import lines_of_file
     from pipeline.domain import VisibleKind, VisibleObject
 
