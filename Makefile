@@ -54,7 +54,7 @@ bench: setup peers ## every benchmark side by side with its peers, as JSON, tabl
 	$(BIN)/python -m tests.benchmarks.performance $(BENCH)
 
 viewer-pictures: setup peers ## the pictures of OHIF and of Orthanc's viewer in the documentation, from a new run
-	RADCLIPD_VIEWER_PICTURES=deploy/docs/pictures RADCLIPD_VIEWER_STUDIES=60 $(BIN)/python -m pytest tests/acceptance/test_viewers.py
+	VIEWER_PICTURES=deploy/docs/pictures VIEWER_STUDIES=28 $(BIN)/python -m pytest tests/acceptance/test_viewers.py
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .

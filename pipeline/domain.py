@@ -101,7 +101,6 @@ class VisibleKind(StrEnum):
 
     TEXT = "text"  # Basic Text SR: statement, summary, list of findings
     CARD = "card"  # Secondary Capture: the film small, the findings and the statement in the pixels
-    HEATMAP = "heatmap"  # Secondary Capture: where in the film; one for each finding above its operating point
 
 
 class Decision(StrEnum):
@@ -168,7 +167,7 @@ class Header:
     patient_id: str = ""
     issuer_of_patient_id: str = ""
     patient_sex: str = ""
-    patient_age: str = ""
+    patient_age: str = ""  # AS: as stated, else from birth date and study date
     accession_number: str = ""
     study_date: str = ""  # DA as received, YYYYMMDD
     study_time: str = ""  # TM as received
@@ -478,11 +477,10 @@ class VisibleObject:
     series_instance_uid: str
     report: str  # SOPInstanceUID of the report that it accompanies
     kind: VisibleKind
-    finding: str = ""  # of a heat map; "": all findings
     state: ReportState
     file: StoredFile | None = None  # None: PENDING
     sop_class_uid: str = ""
-    predecessor: str | None = None  # SOPInstanceUID of the object of the same kind and finding that this one supersedes
+    predecessor: str | None = None  # SOPInstanceUID of the object of the same kind that this one supersedes
     status: str = ""  # last answer of the archive
 
 

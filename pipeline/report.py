@@ -144,10 +144,10 @@ def _insert_visible(
 ) -> list[tuple[VisibleObject, VisibleObject | None]]:
     """Insert the rows of the report's visible objects; return each with its predecessor, by the rule of the report."""
     before = tx.reports.visible_objects(content.predecessor.sop_instance_uid) if content.predecessor else []
-    previous = {(one.kind, one.finding): one for one in before}
+    previous = {one.kind: one for one in before}
     pending = []
     for visible in writer.pending_visible(content):
-        if superseded := previous.get((visible.kind, visible.finding)):
+        if superseded := previous.get(visible.kind):
             visible = replace(visible, predecessor=_choose_predecessor(superseded))
         row = tx.reports.ensure_visible(visible)
         pending.append((row, tx.reports.find_visible(row.predecessor) if row.predecessor else None))

@@ -87,14 +87,13 @@ class SqlReports:
             "series_instance_uid": visible.series_instance_uid,
             "report": select(reports.c.id).where(reports.c.sop_instance_uid == visible.report).scalar_subquery(),
             "kind": visible.kind.value,
-            "finding": visible.finding,
             "sop_class_uid": visible.sop_class_uid,
             "state": visible.state.value,
             "predecessor": visible.predecessor,
         }
         insert = build_insert(visible_objects, self._connection.dialect.name).values(**values)
-        self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of report, kind and finding
-        same = (one for one in self.visible_objects(visible.report) if (one.kind, one.finding) == (visible.kind, visible.finding))
+        self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of report and kind
+        same = (one for one in self.visible_objects(visible.report) if one.kind is visible.kind)
         return self.find_visible(visible.sop_instance_uid) or next(same)
 
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
@@ -160,7 +159,6 @@ def _build_visible(row: RowMapping) -> VisibleObject:
         series_instance_uid=row["series_instance_uid"],
         report=row["report_uid"],
         kind=VisibleKind(row["kind"]),
-        finding=row["finding"],
         state=ReportState(row["state"]),
         file=_build_file(row),
         sop_class_uid=row["sop_class_uid"],

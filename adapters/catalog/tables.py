@@ -366,7 +366,6 @@ visible_objects = Table(
     Column("series_instance_uid", UID, nullable=False),
     Column("report", ForeignKey("reports.id"), nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("finding", String(32), nullable=False, server_default=""),
     Column("sop_class_uid", UID, nullable=False, server_default=""),
     Column("state", String(16), nullable=False),
     Column("predecessor", UID),
@@ -377,9 +376,8 @@ visible_objects = Table(
     _build_created_at(),
     Column("built_at", UtcDateTime()),
     Column("sent_at", UtcDateTime()),
-    UniqueConstraint("report", "kind", "finding"),  # a report has one text, one card, one heat map of a finding
+    UniqueConstraint("report", "kind"),  # a report has one text, one card
     _check_one_of("kind", VisibleKind),
-    _check_one_of("finding", ("", *FINDINGS)),
     _check_one_of("state", ReportState),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),

@@ -68,7 +68,7 @@ SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_insta
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study""",
     "v_visible_objects": """
-SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind, v.finding,
+SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind,
     r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
     v.status, v.created_at, v.built_at, v.sent_at
 FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study""",

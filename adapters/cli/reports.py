@@ -47,12 +47,17 @@ def list_(
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
     """Print one report as text, from the file that was sent."""
     from adapters.dicom.sr.text import lines_of_file
+    from pipeline.domain import VisibleKind, VisibleObject
 
     with parts_of(ctx) as parts:
         with parts.catalog.read() as tx:
-            report = tx.reports.find(sop_instance_uid)
+            report = tx.reports.find(sop_instance_uid) or tx.reports.find_visible(sop_instance_uid)
         if report is None or report.file is None:
             raise PermanentError(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
+        if isinstance(report, VisibleObject) and report.kind is not VisibleKind.TEXT:
+            raise PermanentError(
+                f"{sop_instance_uid} is a {report.kind}, whose words are pixels", hint=f"radclipd reports show {report.report}"
+            )
         content = parts.images.read(report.file)
     for line in lines_of_file(content):
         typer.echo(line)

@@ -1,4 +1,4 @@
-"""The visible objects of reports: a text, a card, heat maps, each with its delivery state."""
+"""The visible objects of reports, a text and a card, each with its delivery state."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-FINDINGS = (
-    "'', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax',"
-    " 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'"
-)
 RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -27,7 +23,6 @@ def upgrade() -> None:
         sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("report", RowId, nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("finding", sa.String(length=32), server_default="", nullable=False),
         sa.Column("sop_class_uid", sa.String(length=64), server_default="", nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("predecessor", sa.String(length=64), nullable=True),
@@ -38,8 +33,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("built_at", UtcDateTime(), nullable=True),
         sa.Column("sent_at", UtcDateTime(), nullable=True),
-        sa.CheckConstraint("kind IN ('text', 'card', 'heatmap')", name=op.f("ck_visible_objects_kind")),
-        sa.CheckConstraint(f"finding IN ({FINDINGS})", name=op.f("ck_visible_objects_finding")),
+        sa.CheckConstraint("kind IN ('text', 'card')", name=op.f("ck_visible_objects_kind")),
         sa.CheckConstraint("state IN ('pending', 'built', 'sent', 'refused')", name=op.f("ck_visible_objects_state")),
         sa.CheckConstraint(
             "state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name=op.f("ck_visible_objects_built_has_bytes")
@@ -47,7 +41,7 @@ def upgrade() -> None:
         sa.CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name=op.f("ck_visible_objects_sent_has_a_time")),
         sa.ForeignKeyConstraint(["report"], ["reports.id"], name=op.f("fk_visible_objects_report")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_visible_objects")),
-        sa.UniqueConstraint("report", "kind", "finding", name=op.f("uq_visible_objects_report_kind_finding")),
+        sa.UniqueConstraint("report", "kind", name=op.f("uq_visible_objects_report_kind")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_visible_objects_sop_instance_uid")),
     )
 

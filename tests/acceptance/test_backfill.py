@@ -80,6 +80,7 @@ def test_the_daemon_scores_backfilled_studies_without_reports(place: Installatio
         scored = "SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions"
         wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.read_log)
         wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.read_log)
+        wait_for(lambda: place.rows("SELECT state FROM v_visible_objects") == [{"state": "sent"}], 30, place.read_log)
         states = place.rows("SELECT state, count(*) AS n FROM v_studies GROUP BY state ORDER BY state")
         assert states == [{"state": "reported", "n": 1}, {"state": "scored", "n": FILMS}]
 

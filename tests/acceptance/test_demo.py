@@ -25,6 +25,7 @@ from pydicom import dcmread
 from sklearn.metrics import roc_auc_score
 
 from adapters.demo import orthanc
+from adapters.dicom.sr.document import SR_CLASS_UIDS
 from models.demo import NOTICE
 from pipeline.domain import FINDINGS
 from pipeline.rules import OWN_MODEL_NAME
@@ -256,7 +257,8 @@ def check_reader_labels(run: DemoRun) -> None:
 def check_predecessors(run: DemoRun) -> None:
     """Check the predecessors in the files of the archive, not in the catalog."""
     held = [dcmread(path, stop_before_pixels=True) for path in (run.folder / "archive" / "storage").glob("*.dcm")]
-    ours = {one.SOPInstanceUID: one for one in held if one.get("ManufacturerModelName") == OWN_MODEL_NAME}
+    reports_held = (one for one in held if one.SOPClassUID in SR_CLASS_UIDS.values())  # not their visible objects
+    ours = {one.SOPInstanceUID: one for one in reports_held if one.get("ManufacturerModelName") == OWN_MODEL_NAME}
     reports = run.rows("SELECT sop_instance_uid, version FROM v_reports")
     known = {uid for uid, _ in reports}
     followed = {

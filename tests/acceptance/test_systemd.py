@@ -21,6 +21,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from adapters.dicom.sr.document import SR_CLASS_UIDS
 from tests.builders.acceptance_films import write_film
 from tests.builders.machine import ROOT, SOURCE, Machine, inside, is_prepared, until
 
@@ -116,8 +117,9 @@ class Hospital:
         found: dict[str, str] = {}
         for path in self.kept.iterdir():
             with contextlib.suppress(InvalidDicomError, EOFError):  # one that is being written
-                kept = dcmread(path, specific_tags=["Modality", "SOPInstanceUID", "StudyInstanceUID"])
-                found |= {str(kept.SOPInstanceUID): str(kept.StudyInstanceUID)} if kept.get("Modality") == "SR" else {}
+                kept = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"])
+                is_report = kept.get("SOPClassUID") in SR_CLASS_UIDS.values()  # not the text beside it
+                found |= {str(kept.SOPInstanceUID): str(kept.StudyInstanceUID)} if is_report else {}
         return list(found.values())
 
     def await_reports(self, studies: Sequence[str], *, seconds: float = 120) -> None:

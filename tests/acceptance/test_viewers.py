@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.viewers
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
-PICTURES = Path(os.environ.get("RADCLIPD_VIEWER_PICTURES", Path(__file__).parents[2] / ".cache" / "viewers"))
+PICTURES = Path(os.environ.get("VIEWER_PICTURES", Path(__file__).parents[2] / ".cache" / "viewers"))
 """Where the screenshots of a run stay: those of `make viewer-pictures` are in the documentation."""
-REFERENCE_STUDIES = int(os.environ.get("RADCLIPD_VIEWER_STUDIES", "12"))
+REFERENCE_STUDIES = int(os.environ.get("VIEWER_STUDIES", "12"))
 SEED = 5
+SIZE = (256, 256)
+"""Of all films: a rank compares films of one kind."""
 PATIENCE_MS = 60_000
 COUNT_LIT = """() => {
     const canvas = document.querySelector('.cornerstone-canvas, .viewport-element canvas, canvas');
@@ -57,9 +59,9 @@ class ReportedStudy:
         return found
 
 
-def examine(number: int, findings: Mapping[str, float] | None = None, size: int = 128) -> bytes:
+def examine(number: int, findings: Mapping[str, float] | None = None) -> bytes:
     patient = scanner.draw_patient(number, seed=SEED)
-    examination = scanner.examine_patient(patient, [scanner.Technique()], seed=SEED, findings=findings, size=(size, size))
+    examination = scanner.examine_patient(patient, [scanner.Technique()], seed=SEED, findings=findings, size=SIZE)
     return examination.instances[0].content
 
 
@@ -88,14 +90,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReportedStudy]:
 def _report_study(orthanc: OrthancServer, place: Installation) -> str:
     """Fill the reference distribution, then let one film with findings be reported; return its study."""
     for number in range(REFERENCE_STUDIES):
-        orthanc.upload(examine(number))
+        orthanc.upload(examine(number, {FINDINGS[number % len(FINDINGS)]: 0.8} if number % 2 else None))
     made = "select 1 from v_references"
-    wait_for(lambda: place.rows(made), 120, place.read_log)
-    film = examine(999, {"Effusion": 1.0}, size=512)
+    wait_for(lambda: place.rows(made), 240, place.read_log)
+    film = examine(999, {"Effusion": 0.6})
     uid = str(dcmread(BytesIO(film), stop_before_pixels=True).StudyInstanceUID)
     orthanc.upload(film)
     reported = f"select 1 from v_studies where study_instance_uid = '{uid}' and state = 'reported'"
-    wait_for(lambda: place.rows(reported), 120, place.read_log)
+    wait_for(lambda: place.rows(reported), 240, place.read_log)
     return uid
 
 
@@ -114,7 +116,7 @@ def chromium() -> Iterator[Browser]:
 def ohif_page(study: ReportedStudy, chromium: Browser) -> Iterator[tuple[Page, list[str]]]:
     """OHIF with the study open, and the errors of its page."""
     with ohif.serving(study.orthanc.url) as url:
-        page = chromium.new_context(viewport={"width": 1280, "height": 768}).new_page()
+        page = chromium.new_context(viewport={"width": 1500, "height": 860}).new_page()
         errors = browser.watch_errors(page)
         page.goto(f"{url}/viewer?StudyInstanceUIDs={study.uid}", wait_until="commit")
         page.locator(f'[data-cy^="study-browser-thumbnail"] >> nth={len(study.objects)}').wait_for(timeout=2 * PATIENCE_MS)

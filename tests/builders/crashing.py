@@ -21,7 +21,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.dicom.image.part10 import file_head, read_header
 from adapters.storage.image_store import FileImageStore
 from pipeline import receive, report, rules, score, settle, work
-from pipeline.domain import Job, JobKind, Sender
+from pipeline.domain import Job, JobKind, Sender, VisibleKind
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.dicom_files import dx, encoded
 from tests.builders.fakes.images import FakeImageReader
@@ -118,8 +118,11 @@ class CrashingPipeline:
     def steps(self) -> dict[JobKind, work.BatchStep]:
         scoring = score.ScorePolicy(aggregate="max", chest=self.chest)
 
+        writer = FakeReportWriter()
+        writer.visible = [VisibleKind.TEXT]
+
         def build(job: Job) -> None:
-            report.report(job, catalog=self.catalog, images=self.images, writer=FakeReportWriter(), policy=report.ReportPolicy())
+            report.report(job, catalog=self.catalog, images=self.images, writer=writer, policy=report.ReportPolicy())
 
         def send(job: Job) -> None:
             report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy())

@@ -74,7 +74,7 @@ class DicomArchive:
             except ValueError as error:
                 raise RefusedByArchive(
                     f"{self._describe_archive()} accepts no {dataset.SOPClassUID.name}",
-                    hint="choose another report.sop_class it knows",
+                    hint="choose another report.sop_class it knows, or take the class out of report.visible",
                 ) from error
         return self._check_store_status(answer)
 
@@ -160,7 +160,7 @@ class DicomArchive:
         if association.acceptor.primitive is not None and not association.accepted_contexts:
             return RefusedByArchive(
                 f"{self._describe_archive()} accepts none of the offered presentation contexts",
-                hint="choose another report.sop_class",
+                hint="choose another report.sop_class, or take the class out of report.visible",
             )
         return self._build_unreachable()
 

@@ -29,9 +29,9 @@ def series_uid(root: str, study_instance_uid: str, version: int) -> str:
     return derived_uid(root, "series", study_instance_uid, version)
 
 
-def visible_uid(root: str, study_instance_uid: str, version: int, revision: int, kind: str, finding: str = "") -> str:
+def visible_uid(root: str, study_instance_uid: str, version: int, revision: int, kind: str) -> str:
     """Return the SOP Instance UID of a visible object."""
-    return derived_uid(root, "visible", study_instance_uid, version, revision, kind, finding)
+    return derived_uid(root, "visible", study_instance_uid, version, revision, kind)
 
 
 def visible_series_uid(root: str, study_instance_uid: str, version: int, kind: str) -> str:

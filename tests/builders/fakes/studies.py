@@ -328,8 +328,8 @@ class FakeReports:
         return [one for one in self._t.visible_objects.values() if one.report == report]
 
     def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
-        same = (visible.report, visible.kind, visible.finding)
-        known = (one for one in self._t.visible_objects.values() if (one.report, one.kind, one.finding) == same)
+        same = (visible.report, visible.kind)
+        known = (one for one in self._t.visible_objects.values() if (one.report, one.kind) == same)
         return next(known, None) or self._t.visible_objects.setdefault(visible.sop_instance_uid, visible)
 
     def _update_report(self, uid: str, **changes: Any) -> None:

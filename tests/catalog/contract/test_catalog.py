@@ -256,7 +256,7 @@ def test_a_visible_object_is_pending_once_then_built_then_sent(catalog: Catalog)
         sop_class_uid="1.2",
         predecessor="2.25.9",
     )
-    heat_map = replace(text, sop_instance_uid="2.25.5", kind=VisibleKind.HEATMAP, finding="Mass", predecessor=None)
+    card = replace(text, sop_instance_uid="2.25.5", kind=VisibleKind.CARD, predecessor=None)
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         tx.reports.ensure_pending(sr)
@@ -264,13 +264,13 @@ def test_a_visible_object_is_pending_once_then_built_then_sent(catalog: Catalog)
         assert tx.reports.ensure_visible(text) == text
         assert tx.reports.ensure_visible(replace(text, predecessor="other")) == text
         assert tx.reports.ensure_visible(replace(text, sop_instance_uid="1.2.3.4")) == text  # under another UID root
-        assert tx.reports.ensure_visible(heat_map) == heat_map
+        assert tx.reports.ensure_visible(card) == card
         tx.reports.mark_built("2.25.3", FILE)
         tx.reports.mark_sent("2.25.3", "0x0000")
         tx.reports.mark_refused("2.25.5", "0xA900")
     with catalog.read() as tx:
         sent = replace(text, state=ReportState.SENT, file=FILE, status="0x0000")
-        refused = replace(heat_map, state=ReportState.REFUSED, status="0xA900")
+        refused = replace(card, state=ReportState.REFUSED, status="0xA900")
         assert tx.reports.visible_objects("2.25.1") == [sent, refused]
         assert (tx.reports.find_visible("2.25.3"), tx.reports.find_visible("2.25.1")) == (sent, None)
         assert tx.reports.find("2.25.1") == sr
