@@ -313,7 +313,7 @@ class LearnConfig(Section):
         default="specificity", description='Thresholds of a learnt version: by "specificity" and max_calls, or at "even-odds".'
     )
     specificity: Fraction = Field(
-        default=0.975, description="Minimum share of absent findings below the threshold, estimated on the archive."
+        default=0.98, description="Minimum share of absent findings below the threshold, estimated on the archive."
     )
     max_calls: float = Field(
         default=2.0,

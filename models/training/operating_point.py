@@ -22,7 +22,7 @@ class OperatingPointSettings:
     the prevalence. `even_odds`: the threshold is a probability of one half in the balanced world instead, the prevalence here.
     """
 
-    specificity: float = 0.975
+    specificity: float = 0.98
     calls: float = 2.0
     even_odds: bool = False
 

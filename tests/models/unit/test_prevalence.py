@@ -83,7 +83,7 @@ def test_the_stricter_of_specificity_and_call_rate_holds() -> None:
     thresholds = choose_thresholds(probability, prevalence)
     called = (probability >= thresholds).sum(axis=0)
     assert called[0] == 4  # twice the prevalence
-    assert 22 <= called[1] <= 26  # a specificity of .975
+    assert 18 <= called[1] <= 21  # a specificity of .98
     assert choose_thresholds(probability, prevalence, OperatingPointSettings(even_odds=True)).tolist() == prevalence.tolist()
 
 
