@@ -150,7 +150,7 @@ class Header:
     patient_id: str = ""
     issuer_of_patient_id: str = ""
     patient_sex: str = ""
-    patient_age: str = ""
+    patient_age: str = ""  # AS: as stated, else from birth date and study date
     accession_number: str = ""
     study_date: str = ""  # DA as received, YYYYMMDD
     study_time: str = ""  # TM as received

@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 import zlib
+from datetime import date
 from functools import cache, lru_cache
 from io import SEEK_END, BytesIO
 from typing import Any, BinaryIO, cast
@@ -74,6 +75,7 @@ TEXT_LIMITS = {
 """Header field -> maximum of characters. Above the limits of the standard, for senders that exceed them."""
 NUMBER_FIELDS = ("series_number", "instance_number", "rows", "columns", "number_of_frames", "samples_per_pixel")
 MAX_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
+MAX_AGE_YEARS = 130
 
 
 @cache
@@ -87,7 +89,7 @@ HEADER_TAGS = {
     for keyword in (
         *map(_derive_keyword, (*TEXT_LIMITS, *NUMBER_FIELDS)),
         *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
-        *("StudyDate", "ImageType", "ViewCodeSequence", "AnatomicRegionSequence"),
+        *("StudyDate", "PatientBirthDate", "ImageType", "ViewCodeSequence", "AnatomicRegionSequence"),
     )
 }
 """The elements that a Header is built from."""
@@ -116,13 +118,15 @@ def read_header_from_prefix(prefix: bytes, transfer_syntax_uid: str) -> Header |
 def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid: str) -> Header:
     values: dict[str, Any] = {name: _get_text(dataset, _derive_keyword(name), limit) for name, limit in TEXT_LIMITS.items()}
     values |= {name: _get_number(dataset, _derive_keyword(name)) for name in NUMBER_FIELDS}
+    study_date = re.sub(r"\D", "", _get_text(dataset, "StudyDate", 16))[:8]
+    values["patient_age"] = values["patient_age"] or _compute_age(_get_text(dataset, "PatientBirthDate", 16), study_date)
     return Header(
         sop_instance_uid=_require_uid(dataset, "SOPInstanceUID"),
         sop_class_uid=_require_uid(dataset, "SOPClassUID"),
         series_instance_uid=_require_uid(dataset, "SeriesInstanceUID"),
         study_instance_uid=_require_uid(dataset, "StudyInstanceUID"),
         transfer_syntax_uid=str(transfer_syntax_uid),
-        study_date=re.sub(r"\D", "", _get_text(dataset, "StudyDate", 16))[:8],
+        study_date=study_date,
         view_code=_get_code_text(dataset, "ViewCodeSequence", "CodeValue", 16),
         view_code_meaning=_get_code_text(dataset, "ViewCodeSequence", "CodeMeaning", 64),
         anatomic_region_code=_get_code_text(dataset, "AnatomicRegionSequence", "CodeValue", 16),
@@ -131,6 +135,18 @@ def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid
         has_pixels=bool(has_pixels),
         **values,
     )
+
+
+def _compute_age(birth_date: str, study_date: str) -> str:
+    """Return the age on the day of the study (VR AS, PS3.5 6.2), "" where a date is missing. The birth date itself is not kept."""
+    try:
+        born, seen = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in (re.sub(r"\D", "", birth_date), study_date))
+    except ValueError:
+        return ""
+    months = 12 * (seen.year - born.year) + seen.month - born.month - (seen.day < born.day)
+    if not 0 <= months < 12 * MAX_AGE_YEARS:
+        return ""
+    return f"{months // 12:03d}Y" if months >= 24 else f"{months:03d}M"
 
 
 def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

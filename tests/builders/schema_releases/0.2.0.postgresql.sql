@@ -743,6 +743,51 @@ CREATE VIEW public.v_studies AS
     s.last_received_at
    FROM (public.studies s
      JOIN public.patients t ON ((t.id = s.patient)));
+CREATE TABLE public.visible_objects (
+    id bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    series_instance_uid character varying(64) NOT NULL,
+    report bigint NOT NULL,
+    kind character varying(16) NOT NULL,
+    finding character varying(32) DEFAULT ''::character varying NOT NULL,
+    sop_class_uid character varying(64) DEFAULT ''::character varying NOT NULL,
+    state character varying(16) NOT NULL,
+    predecessor character varying(64),
+    file_key character varying(128),
+    file_sha256 character varying(64),
+    file_size bigint,
+    status text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    built_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    CONSTRAINT ck_visible_objects_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
+    CONSTRAINT ck_visible_objects_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying, 'heatmap'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
+    CONSTRAINT ck_visible_objects_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
+);
+CREATE VIEW public.v_visible_objects AS
+ SELECT v.sop_instance_uid,
+    v.series_instance_uid,
+    v.sop_class_uid,
+    s.study_instance_uid,
+    s.accession_number,
+    v.kind,
+    v.finding,
+    r.sop_instance_uid AS report_sop_instance_uid,
+    r.version,
+    r.revision,
+    v.state,
+    v.predecessor,
+    v.file_key,
+    v.file_sha256,
+    v.status,
+    v.created_at,
+    v.built_at,
+    v.sent_at
+   FROM ((public.visible_objects v
+     JOIN public.reports r ON ((r.id = v.report)))
+     JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_worklist AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -758,6 +803,13 @@ CREATE VIEW public.v_worklist AS
           WHERE ((l.study = q.study) AND (l.state IS NOT NULL))) AS labelled_at
    FROM (public.requests q
      JOIN public.studies s ON ((s.id = q.study)));
+CREATE SEQUENCE public.visible_objects_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.visible_objects_id_seq OWNED BY public.visible_objects.id;
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
 ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
@@ -769,36 +821,37 @@ ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.repo
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0009');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 19:19:23.437625+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 19:19:23.436906+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 19:19:23.436741+00');
+ALTER TABLE ONLY public.visible_objects ALTER COLUMN id SET DEFAULT nextval('public.visible_objects_id_seq'::regclass);
+INSERT INTO public.alembic_version VALUES ('0010');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:34:39.36799+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:34:39.366155+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:34:39.358217+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 19:19:23.372701+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 19:19:23.363086+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 19:19:23.437164+00', 0, '', '', NULL, '', '2026-11-30 19:19:23.437164+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 19:19:23.429648+00', '2026-11-30 19:19:23.429648+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 19:19:23.435704+00', '2026-11-30 19:19:23.435704+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 19:19:23.348242+00', '2026-11-30 19:19:23.348242+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 19:19:23.351639+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 19:19:23.37783+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 19:19:23.378077+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 19:19:23.378084+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 19:19:23.378086+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 19:19:23.378093+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 19:19:23.378096+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 19:19:23.378098+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 19:19:23.378099+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 19:19:23.378122+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 19:19:23.378125+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 19:19:23.378127+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 19:19:23.37813+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 19:19:23.378132+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 19:19:23.378135+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 19:19:23.380293+00', '2026-11-30 19:19:23.388074+00', '2026-11-30 19:19:23.391554+00', '');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 19:19:23.436207+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:34:39.050837+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:34:38.981663+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:34:39.367251+00', 0, '', '', NULL, '', '2026-11-30 20:34:39.367251+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:34:39.343849+00', '2026-11-30 20:34:39.343849+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:34:39.356418+00', '2026-11-30 20:34:39.356418+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:34:38.846954+00', '2026-11-30 20:34:38.846954+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:34:38.889618+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:34:39.097597+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:34:39.098292+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:34:39.098302+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:34:39.098309+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:34:39.098313+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:34:39.098314+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:34:39.098316+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:34:39.098317+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:34:39.098349+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:34:39.098356+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:34:39.098358+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:34:39.09836+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:34:39.098362+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:34:39.098364+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:34:39.141214+00', '2026-11-30 20:34:39.172252+00', '2026-11-30 20:34:39.182371+00', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:34:39.357292+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 19:19:23.353051+00', '2026-11-30 19:19:23.364859+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:34:38.915612+00', '2026-11-30 20:34:39.001831+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
@@ -810,6 +863,7 @@ SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
 SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
 SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
+SELECT pg_catalog.setval('public.visible_objects_id_seq', 1, false);
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 ALTER TABLE ONLY public.audit_events
@@ -852,6 +906,8 @@ ALTER TABLE ONLY public.series
     ADD CONSTRAINT pk_series PRIMARY KEY (id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT pk_studies PRIMARY KEY (id);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT pk_visible_objects PRIMARY KEY (id);
 ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT uq_backfills_source UNIQUE (source);
 ALTER TABLE ONLY public.instances
@@ -874,6 +930,10 @@ ALTER TABLE ONLY public.series
     ADD CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
 CREATE INDEX ix_audit_events_subject ON public.audit_events USING btree (subject);
 CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
@@ -944,3 +1004,5 @@ ALTER TABLE ONLY public.series
     ADD CONSTRAINT fk_series_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT fk_studies_patient FOREIGN KEY (patient) REFERENCES public.patients(id);
+ALTER TABLE ONLY public.visible_objects
+    ADD CONSTRAINT fk_visible_objects_report FOREIGN KEY (report) REFERENCES public.reports(id);

@@ -18,7 +18,8 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.tables import metadata
 from adapters.catalog.views import VIEWS
-from pipeline.domain import FINDINGS, Header, JobKind, ReportState, Sender, StoredFile
+from pipeline.decisions import log_odds
+from pipeline.domain import FINDINGS, Header, JobKind, ReportState, Scale, Sender, StoredFile
 from pipeline.errors import ConfigurationError, OutOfResources, SchemaMismatch
 from tests.builders import postgres, schema_releases
 from tests.builders.fakes.versions import a_version
@@ -539,3 +540,33 @@ def test_a_refused_role_is_told_with_the_remedy(rule: str, user: str, hint: str)
             if hint in refused.value.hint:
                 break
             assert time.monotonic() < until, f"{refused.value} {refused.value.hint}"
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_predictions_of_earlier_releases_get_the_scale_that_their_version_has(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Learnt findings become bands at their own thresholds; the others wait for a reference distribution."""
+    url = load_release("0.2.0.dev8", engine, request, tmp_path)
+    execute(url, 'UPDATE model_versions SET card = \'{"learning": {"findings": ["Mass", "Atelectasis"]}}\'')
+    before = dict(rows(url, "SELECT finding, decision FROM predictions"))
+    scores = dict(rows(url, "SELECT finding, probability FROM predictions"))
+    schema.upgrade(url)
+    after = {
+        row[0]: row[1:] for row in rows(url, "SELECT finding, scale, decision, reason, score, likelihood, excess FROM predictions")
+    }
+    assert after.keys() == set(FINDINGS)
+    for finding, (scale, decision, reason, score, likelihood, excess) in after.items():
+        assert score == scores[finding]
+        if finding in ("Mass", "Atelectasis"):
+            assert (scale, decision, reason, likelihood) == ("band", before[finding], "", score)
+            assert excess == pytest.approx(log_odds(score) - log_odds(0.5))
+        else:
+            assert (scale, decision, reason, likelihood, excess) == ("rank", "not assessed", "no reference", None, None)
+    catalog = SqlCatalog(url)
+    with catalog.read() as tx:
+        assert tx.scores.without_reference(1, limit=5) == ["1.4"]
+        version = tx.versions.find(1)
+    catalog.dispose()
+    assert version is not None
+    assert version.scales == {"Mass": Scale.BAND, "Atelectasis": Scale.BAND}

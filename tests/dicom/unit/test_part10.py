@@ -189,3 +189,21 @@ def test_a_long_code_sequence_is_passed_over() -> None:
     regions = struct.pack("<HH2sHL", 0x0008, 0x2218, b"SQ", 0, len(items)) + items
     header = part10.read_header(film[:at] + regions + film[at:], EXPLICIT)
     assert (header.anatomic_region_meaning, header.has_pixels) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "born", "seen", "age"),
+    [
+        ("034Y", "20200101", "20260101", "034Y"),
+        ("", "19900615", "20260614", "035Y"),
+        ("", "19900615", "20260615", "036Y"),
+        ("", "20250301", "20260115", "010M"),
+        ("", "20270301", "20260115", ""),
+        ("", "1990", "20260115", ""),
+        ("", "", "20260115", ""),
+        ("", "19900615", "", ""),
+    ],
+)
+def test_the_age_is_the_stated_one_else_that_on_the_day_of_the_study(stated: str, born: str, seen: str, age: str) -> None:
+    film = dx(PatientAge=stated, PatientBirthDate=born, StudyDate=seen)
+    assert part10.read_header(encoded(film, EXPLICIT), EXPLICIT).patient_age == age
