@@ -45,7 +45,7 @@ def test_a_film_results_in_a_report_and_query_rows(place: Installation, archive:
     assert states == {frontal.StudyInstanceUID: ("reported", ""), lateral.StudyInstanceUID: ("ignored", "lateral view (1)")}
     (wide,) = place.rows("select * from v_findings_wide")
     assert wide["notice"] == "UNTRAINED"
-    assert wide["pleural_thickening"] is None  # not assessed before the archive has a reference distribution
+    assert wide["pleural_thickening"] is None  # not assessed: one study is no reference for a rank
     (text,) = place.rows("select sop_instance_uid, kind, state from v_visible_objects")
     assert (text["kind"], text["state"]) == ("text", "sent")
     assert "Pleural thickening" in place.run("reports", "show", text["sop_instance_uid"]).stdout

@@ -749,7 +749,6 @@ CREATE TABLE public.visible_objects (
     series_instance_uid character varying(64) NOT NULL,
     report bigint NOT NULL,
     kind character varying(16) NOT NULL,
-    finding character varying(32) DEFAULT ''::character varying NOT NULL,
     sop_class_uid character varying(64) DEFAULT ''::character varying NOT NULL,
     state character varying(16) NOT NULL,
     predecessor character varying(64),
@@ -761,8 +760,7 @@ CREATE TABLE public.visible_objects (
     built_at timestamp with time zone,
     sent_at timestamp with time zone,
     CONSTRAINT ck_visible_objects_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
-    CONSTRAINT ck_visible_objects_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
-    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying, 'heatmap'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying])::text[]))),
     CONSTRAINT ck_visible_objects_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
     CONSTRAINT ck_visible_objects_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
 );
@@ -773,7 +771,6 @@ CREATE VIEW public.v_visible_objects AS
     s.study_instance_uid,
     s.accession_number,
     v.kind,
-    v.finding,
     r.sop_instance_uid AS report_sop_instance_uid,
     r.version,
     r.revision,
@@ -823,35 +820,35 @@ ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.serie
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 ALTER TABLE ONLY public.visible_objects ALTER COLUMN id SET DEFAULT nextval('public.visible_objects_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0010');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:34:39.36799+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:34:39.366155+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:34:39.358217+00');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:47:42.641065+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:47:42.637915+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:47:42.637751+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:34:39.050837+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:34:38.981663+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:34:39.367251+00', 0, '', '', NULL, '', '2026-11-30 20:34:39.367251+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:34:39.343849+00', '2026-11-30 20:34:39.343849+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:34:39.356418+00', '2026-11-30 20:34:39.356418+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:34:38.846954+00', '2026-11-30 20:34:38.846954+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:34:38.889618+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:34:39.097597+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:34:39.098292+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:34:39.098302+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:34:39.098309+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:34:39.098313+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:34:39.098314+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:34:39.098316+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:34:39.098317+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:34:39.098349+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:34:39.098356+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:34:39.098358+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:34:39.09836+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:34:39.098362+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:34:39.098364+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:34:39.141214+00', '2026-11-30 20:34:39.172252+00', '2026-11-30 20:34:39.182371+00', '');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:34:39.357292+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:47:42.562282+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:47:42.552547+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:47:42.638168+00', 0, '', '', NULL, '', '2026-11-30 20:47:42.638168+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:47:42.635708+00', '2026-11-30 20:47:42.635708+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:47:42.636971+00', '2026-11-30 20:47:42.636971+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:47:42.529852+00', '2026-11-30 20:47:42.529852+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:47:42.538855+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:47:42.577136+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:47:42.577396+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:47:42.577402+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:47:42.577405+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:47:42.577407+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:47:42.577408+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:47:42.57741+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:47:42.577412+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:47:42.577435+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:47:42.577439+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:47:42.577441+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:47:42.577443+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:47:42.577445+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:47:42.577448+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:47:42.579878+00', '2026-11-30 20:47:42.584346+00', '2026-11-30 20:47:42.586694+00', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:47:42.637361+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:34:38.915612+00', '2026-11-30 20:34:39.001831+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:47:42.543065+00', '2026-11-30 20:47:42.554271+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
@@ -931,7 +928,7 @@ ALTER TABLE ONLY public.series
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
 ALTER TABLE ONLY public.visible_objects
-    ADD CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding);
+    ADD CONSTRAINT uq_visible_objects_report_kind UNIQUE (report, kind);
 ALTER TABLE ONLY public.visible_objects
     ADD CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);

@@ -549,20 +549,19 @@ def test_predictions_of_earlier_releases_get_the_scale_that_their_version_has(
     """Learnt findings become bands at their own thresholds; the others wait for a reference distribution."""
     url = load_release("0.2.0.dev8", engine, request, tmp_path)
     execute(url, 'UPDATE model_versions SET card = \'{"learning": {"findings": ["Mass", "Atelectasis"]}}\'')
-    before = dict(rows(url, "SELECT finding, decision FROM predictions"))
-    scores = dict(rows(url, "SELECT finding, probability FROM predictions"))
+    before = {str(finding): decision for finding, decision in rows(url, "SELECT finding, decision FROM predictions")}
+    scores = {str(finding): float(str(score)) for finding, score in rows(url, "SELECT finding, probability FROM predictions")}
     schema.upgrade(url)
-    after = {
-        row[0]: row[1:] for row in rows(url, "SELECT finding, scale, decision, reason, score, likelihood, excess FROM predictions")
-    }
+    columns = "finding, scale, decision, reason, score, likelihood, excess"
+    after = {str(finding): told for finding, *told in rows(url, f"SELECT {columns} FROM predictions")}
     assert after.keys() == set(FINDINGS)
-    for finding, (scale, decision, reason, score, likelihood, excess) in after.items():
-        assert score == scores[finding]
+    for finding, told in after.items():
+        score = scores[finding]
         if finding in ("Mass", "Atelectasis"):
-            assert (scale, decision, reason, likelihood) == ("band", before[finding], "", score)
-            assert excess == pytest.approx(log_odds(score) - log_odds(0.5))
+            assert told[:-1] == ["band", before[finding], "", score, score]
+            assert told[-1] == pytest.approx(log_odds(score) - log_odds(0.5))
         else:
-            assert (scale, decision, reason, likelihood, excess) == ("rank", "not assessed", "no reference", None, None)
+            assert told == ["rank", "not assessed", "no reference", score, None, None]
     catalog = SqlCatalog(url)
     with catalog.read() as tx:
         assert tx.scores.without_reference(1, limit=5) == ["1.4"]
