@@ -60,9 +60,9 @@ class RadiographyTable:
     def project(self, field: Field) -> Field:
         """Return a field of the patient's frame as the detector sees it: float32 [rows, columns]."""
         straight = rotate(np.asarray(field, dtype=np.float32), self.exposure.degrees, self._margin)
-        return self._reduce(straight)
+        return self._reduce_image(straight)
 
-    def _reduce(self, image: Field) -> Field:
+    def _reduce_image(self, image: Field) -> Field:
         if self._finer == 1:
             return image
         rows, columns = image.shape
@@ -71,7 +71,7 @@ class RadiographyTable:
     def take_film(self, thickness: Field, rng: np.random.Generator) -> Field:
         """Return the film of a thickness (cm of water) in the patient's frame: float32 [rows, columns] in 0..1."""
         straight = rotate(np.asarray(thickness, dtype=np.float32), self.exposure.degrees, self._margin)
-        return self._reduce(develop_film(straight, self._detector, self.exposure, rng))
+        return self._reduce_image(develop_film(straight, self._detector, self.exposure, rng))
 
 
 def take_frontal(

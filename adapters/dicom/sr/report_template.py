@@ -45,7 +45,7 @@ class ReportTemplate:
         root = build_measurement_report(observer, groups, [], title=title, language=language)
         *leading, measurements = root.ContentSequence
         observed = [item for item in leading if item.RelationshipType == "HAS OBS CONTEXT" or _is_language(item)]
-        self.context = [_encode(item) for item in observed]
+        self.context = [_encode_as_item(item) for item in observed]
         self.root: Dataset = root[:CONTENT_SEQUENCE]
         self.root.ContentSequence = Items()
         self._leading_items = [encode_item(encode_dataset(item)) for item in leading]
@@ -71,10 +71,10 @@ class ReportTemplate:
             CONTENT_SEQUENCE,
             [
                 *self._leading_items,
-                _encode(build_summary(statement)),
-                *map(_encode, build_image_library(images)),
+                _encode_as_item(build_summary(statement)),
+                *map(_encode_as_item, build_image_library(images)),
                 *measurements,
-                *map(_encode, build_closing_sections(statement, self.version)),
+                *map(_encode_as_item, build_closing_sections(statement, self.version)),
             ],
         )
 
@@ -114,7 +114,8 @@ class _GroupTemplate:
         numbers = _select_items(group, "NUM")
         self._number = DatasetTemplate(numbers[0], ("NumericValue", "FloatingPointValue")) if numbers else None
         self._decisions = {
-            decision: _encode(build_evaluation(_make_placeholder(finding, version, decision))[0]) for decision in codes.DECISIONS
+            decision: _encode_as_item(build_evaluation(_make_placeholder(finding, version, decision))[0])
+            for decision in codes.DECISIONS
         }
         present = self._decisions[Decision.PRESENT]
         self._items = [_choose_part(item, present) for item in group[0].ContentSequence]
@@ -133,7 +134,7 @@ class _GroupTemplate:
 
 def _choose_part(item: Dataset, decision: bytes) -> bytes | str:
     """Return the encoded item, or the name of the blank in its place."""
-    encoded = _encode(item)
+    encoded = _encode_as_item(item)
     if encoded == decision:
         return "DECISION"
     if _is_comment(item):
@@ -165,7 +166,7 @@ def _make_placeholder(finding: str, version: ModelVersion, decision: Decision = 
     )
 
 
-def _encode(item: Dataset) -> bytes:
+def _encode_as_item(item: Dataset) -> bytes:
     return encode_item(encode_dataset(item))
 
 
