@@ -161,7 +161,9 @@ def take_pictures(page: Page, address: str, study: str, folder: Path) -> None:
                 page.keyboard.press(key)
                 page.wait_for_timeout(1500)
         with PillowImage.open(BytesIO(page.screenshot())) as picture:
-            picture.convert("RGB").quantize(COLOURS).save(folder / f"desk-{name}.png", optimize=True)
+            picture.convert("RGB").quantize(COLOURS, method=PillowImage.Quantize.FASTOCTREE).save(
+                folder / f"desk-{name}.png", optimize=True
+            )
 
 
 if __name__ == "__main__":
