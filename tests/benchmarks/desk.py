@@ -42,8 +42,8 @@ DISTINCT = 4
 """Films that are simulated; the others repeat their pixels."""
 FIRST_FILM_SECONDS, NEXT_FILM_SECONDS = 1.0, 0.2
 """Targets."""
-COLOURS = 96
-"""Of a picture in the documentation."""
+GREYS = 128
+"""Of a film in a picture; as many colours beside them."""
 READER, ADMINISTRATOR = "dr.alice", "engineer"
 BYTES = (
     "performance.getEntriesByType('resource').filter(e => !e.name.includes('/films')).reduce((sum, e) => sum + e.transferSize, 0)"
@@ -141,6 +141,15 @@ def take_films(count: int) -> Iterator[tuple[bytes, dict[str, float]]]:
         yield stream.getvalue(), {finding: 0.55 + 0.4 * extent for finding, extent in instance.findings.items()}
 
 
+def reduce_colours(picture: PillowImage.Image) -> PillowImage.Image:
+    """Return the picture with a palette of even greys, for films, and of its own colours."""
+    greys = [grey for step in range(GREYS) for grey in [round(step * 255 / (GREYS - 1))] * 3]
+    colours = picture.quantize(GREYS, method=PillowImage.Quantize.FASTOCTREE).getpalette() or []
+    palette = PillowImage.new("P", (1, 1))
+    palette.putpalette((greys + colours)[: 3 * 256])
+    return picture.quantize(palette=palette, dither=PillowImage.Dither.NONE)
+
+
 def take_pictures(page: Page, address: str, study: str, folder: Path) -> None:
     """Write a PNG of every page."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +170,7 @@ def take_pictures(page: Page, address: str, study: str, folder: Path) -> None:
                 page.keyboard.press(key)
                 page.wait_for_timeout(1500)
         with PillowImage.open(BytesIO(page.screenshot())) as picture:
-            picture.convert("RGB").quantize(COLOURS).save(folder / f"desk-{name}.png", optimize=True)
+            reduce_colours(picture.convert("RGB")).save(folder / f"desk-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ export class Outbox extends EventTarget {
     this.draftName = `radclipd draft ${reader}`;
     this.entries = JSON.parse(localStorage.getItem(this.name) ?? "[]");
     this.drafts = JSON.parse(localStorage.getItem(this.draftName) ?? "{}");
+    this.sent = {}; // drafts that the server has confirmed since: a list of tasks that is under way may hold older ones
     this.failures = 0;
     this.isSending = false;
     addEventListener("online", () => this.flush());
@@ -27,6 +28,7 @@ export class Outbox extends EventTarget {
 
   add(kind, study, body) {
     delete this.drafts[study];
+    delete this.sent[study];
     this.entries.push({ kind, study, body });
     this.store();
     this.flush();
@@ -71,8 +73,14 @@ export class Outbox extends EventTarget {
     const [study] = Object.keys(this.drafts);
     const draft = this.drafts[study];
     await request("PUT", `/label/draft?study=${study}`, draft).catch((error) => this.dropRefused(error));
+    this.sent[study] = draft;
     if (this.drafts[study] === draft) delete this.drafts[study];
     this.store();
+  }
+
+  /** The newest draft of a study that this page knows; undefined: none. */
+  findDraft(study) {
+    return this.drafts[study] ?? this.sent[study];
   }
 
   /** A statement that the server will never take is shown, not sent for ever. */
