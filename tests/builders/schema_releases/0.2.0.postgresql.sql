@@ -880,7 +880,6 @@ CREATE TABLE public.visible_objects (
     series_instance_uid character varying(64) NOT NULL,
     report bigint NOT NULL,
     kind character varying(16) NOT NULL,
-    finding character varying(32) DEFAULT ''::character varying NOT NULL,
     sop_class_uid character varying(64) DEFAULT ''::character varying NOT NULL,
     state character varying(16) NOT NULL,
     predecessor character varying(64),
@@ -892,8 +891,7 @@ CREATE TABLE public.visible_objects (
     built_at timestamp with time zone,
     sent_at timestamp with time zone,
     CONSTRAINT ck_visible_objects_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
-    CONSTRAINT ck_visible_objects_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
-    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying, 'heatmap'::character varying])::text[]))),
+    CONSTRAINT ck_visible_objects_kind CHECK (((kind)::text = ANY ((ARRAY['text'::character varying, 'card'::character varying])::text[]))),
     CONSTRAINT ck_visible_objects_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
     CONSTRAINT ck_visible_objects_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
 );
@@ -904,7 +902,6 @@ CREATE VIEW public.v_visible_objects AS
     s.study_instance_uid,
     s.accession_number,
     v.kind,
-    v.finding,
     r.sop_instance_uid AS report_sop_instance_uid,
     r.version,
     r.revision,
@@ -958,35 +955,35 @@ ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.stud
 ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
 ALTER TABLE ONLY public.visible_objects ALTER COLUMN id SET DEFAULT nextval('public.visible_objects_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0012');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:30:53.044958+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:30:53.034078+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:30:53.033676+00');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:50:27.014188+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:50:27.013579+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:50:27.013455+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:30:52.842161+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:30:52.829812+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:30:53.043203+00', 0, '', '', NULL, '', '2026-11-30 20:30:53.043204+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:30:53.017472+00', '2026-11-30 20:30:53.017472+00', '', 'none');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:30:53.024992+00', '2026-11-30 20:30:53.024992+00', '', 'none');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:30:52.782992+00', '2026-11-30 20:30:52.782992+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:30:52.799103+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:30:52.879921+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:30:52.880735+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:30:52.880864+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:30:52.880867+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:30:52.880869+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:30:52.880871+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:30:52.880873+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:30:52.880875+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:30:52.880901+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:30:52.880905+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:30:52.880908+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:30:52.880911+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:30:52.880916+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:30:52.880919+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:30:52.887848+00', '2026-11-30 20:30:52.915293+00', '2026-11-30 20:30:52.923036+00', '');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:30:53.025911+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:50:26.986746+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:50:26.983498+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:50:27.013823+00', 0, '', '', NULL, '', '2026-11-30 20:50:27.013823+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:50:27.011311+00', '2026-11-30 20:50:27.011311+00', '', 'none');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:50:27.012621+00', '2026-11-30 20:50:27.012621+00', '', 'none');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:50:26.976263+00', '2026-11-30 20:50:26.976263+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:50:26.979069+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:50:26.990631+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:50:26.99084+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:50:26.990851+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:50:26.990854+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:50:26.990856+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:50:26.990857+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:50:26.990859+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:50:26.99086+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:50:26.990885+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:50:26.990889+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:50:26.990891+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:50:26.990893+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:50:26.990895+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:50:26.990897+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:50:26.992786+00', '2026-11-30 20:50:26.995629+00', '2026-11-30 20:50:26.996658+00', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:50:27.013023+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:30:52.807067+00', '2026-11-30 20:30:52.835289+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:50:26.98024+00', '2026-11-30 20:50:26.984852+00');
 SELECT pg_catalog.setval('public.api_tokens_id_seq', 1, false);
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
@@ -1094,7 +1091,7 @@ ALTER TABLE ONLY public.studies
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT uq_users_name UNIQUE (name);
 ALTER TABLE ONLY public.visible_objects
-    ADD CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding);
+    ADD CONSTRAINT uq_visible_objects_report_kind UNIQUE (report, kind);
 ALTER TABLE ONLY public.visible_objects
     ADD CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid);
 CREATE INDEX ix_api_tokens_user_name ON public.api_tokens USING btree (user_name);

@@ -24,7 +24,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-30 20:30:50.994+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 20:50:26.595+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -51,7 +51,7 @@ CREATE TABLE backfill_units (
  WITHOUT ROWID
 
 ;
-INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 20:30:50.982+00:00');
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 20:50:26.594+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -70,7 +70,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
-INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 20:30:50.978+00:00');
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 20:50:26.593+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -107,7 +107,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 20:30:50.888+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 20:50:26.582+00:00');
 CREATE TABLE image_thumbnails (
 	instance INTEGER NOT NULL, 
 	pixels BLOB NOT NULL, 
@@ -139,7 +139,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 20:30:50.876+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 20:50:26.580+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -160,7 +160,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 20:30:50.986+00:00',0,'','',NULL,'','2026-11-30 20:30:50.986+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 20:50:26.594+00:00',0,'','',NULL,'','2026-11-30 20:50:26.594+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -184,8 +184,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 20:30:50.950+00:00','2026-11-30 20:30:50.950+00:00','','none');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 20:30:50.967+00:00','2026-11-30 20:30:50.967+00:00','','none');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 20:50:26.592+00:00','2026-11-30 20:50:26.592+00:00','','none');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 20:50:26.593+00:00','2026-11-30 20:50:26.593+00:00','','none');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -208,7 +208,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 20:30:50.865+00:00','2026-11-30 20:30:50.865+00:00',NULL,'{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 20:50:26.577+00:00','2026-11-30 20:50:26.577+00:00',NULL,'{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -219,7 +219,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 20:30:50.872+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 20:50:26.578+00:00');
 CREATE TABLE "predictions" (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -251,20 +251,20 @@ CREATE TABLE "predictions" (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',1.00000001490116119384e-01,NULL,-2.19722456077937389196e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',1.61538466811180114746e-01,NULL,-1.64682540557651901913e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',5.92307686805725097656e-01,NULL,3.73513485517135257474e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',6.53846144676208496093e-01,NULL,6.35988726204421372933e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',2.23076924681663513183e-01,NULL,-1.24782467759561388476e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',7.15384602546691894531e-01,NULL,9.21681517457330179432e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',7.76923060417175292968e-01,NULL,1.24782459161759518018e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',8.99999976158142089843e-01,NULL,2.19722431242671500939e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',2.84615397453308105468e-01,NULL,-9.21681517457330179432e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',3.46153855323791503906e-01,NULL,-6.35988726204421372933e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',4.07692313194274902343e-01,NULL,-3.73513485517135257474e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',8.38461518287658691406e-01,NULL,1.6468252955592153075e+00,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'absent',1,'2026-11-30 20:30:50.893+00:00','band',4.69230771064758300781e-01,NULL,-1.23232633060105054023e-01,NULL,'');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'present',1,'2026-11-30 20:30:50.893+00:00','band',5.30769228935241699218e-01,NULL,1.2323263306010513729e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',1.00000001490116119384e-01,NULL,-2.19722456077937389196e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',1.61538466811180114746e-01,NULL,-1.64682540557651901913e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',5.92307686805725097656e-01,NULL,3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',6.53846144676208496093e-01,NULL,6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',2.23076924681663513183e-01,NULL,-1.24782467759561388476e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',7.15384602546691894531e-01,NULL,9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',7.76923060417175292968e-01,NULL,1.24782459161759518018e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',8.99999976158142089843e-01,NULL,2.19722431242671500939e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',2.84615397453308105468e-01,NULL,-9.21681517457330179432e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',3.46153855323791503906e-01,NULL,-6.35988726204421372933e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',4.07692313194274902343e-01,NULL,-3.73513485517135257474e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',8.38461518287658691406e-01,NULL,1.6468252955592153075e+00,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'absent',1,'2026-11-30 20:50:26.584+00:00','band',4.69230771064758300781e-01,NULL,-1.23232633060105054023e-01,NULL,'');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'present',1,'2026-11-30 20:50:26.584+00:00','band',5.30769228935241699218e-01,NULL,1.2323263306010513729e-01,NULL,'');
 CREATE TABLE readings (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -337,7 +337,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 20:30:50.899+00:00','2026-11-30 20:30:50.902+00:00','2026-11-30 20:30:50.903+00:00','');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 20:50:26.585+00:00','2026-11-30 20:50:26.587+00:00','2026-11-30 20:50:26.588+00:00','');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -355,7 +355,7 @@ CREATE TABLE requests (
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
-INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 20:30:50.974+00:00');
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 20:50:26.593+00:00');
 CREATE TABLE reveals (
 	study INTEGER NOT NULL, 
 	reader VARCHAR(64) NOT NULL, 
@@ -411,7 +411,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 20:30:50.874+00:00','2026-11-30 20:30:50.878+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 20:50:26.579+00:00','2026-11-30 20:50:26.581+00:00');
 CREATE TABLE users (
 	id INTEGER NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
@@ -430,7 +430,6 @@ CREATE TABLE visible_objects (
 	series_instance_uid VARCHAR(64) NOT NULL, 
 	report INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
-	finding VARCHAR(32) DEFAULT '' NOT NULL, 
 	sop_class_uid VARCHAR(64) DEFAULT '' NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
 	predecessor VARCHAR(64), 
@@ -442,13 +441,12 @@ CREATE TABLE visible_objects (
 	built_at TEXT, 
 	sent_at TEXT, 
 	CONSTRAINT pk_visible_objects PRIMARY KEY (id), 
-	CONSTRAINT ck_visible_objects_kind CHECK (kind IN ('text', 'card', 'heatmap')), 
-	CONSTRAINT ck_visible_objects_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
+	CONSTRAINT ck_visible_objects_kind CHECK (kind IN ('text', 'card')), 
 	CONSTRAINT ck_visible_objects_state CHECK (state IN ('pending', 'built', 'sent', 'refused')), 
 	CONSTRAINT ck_visible_objects_built_has_bytes CHECK (state IN ('pending', 'refused') OR file_sha256 IS NOT NULL), 
 	CONSTRAINT ck_visible_objects_sent_has_a_time CHECK (state <> 'sent' OR sent_at IS NOT NULL), 
 	CONSTRAINT fk_visible_objects_report FOREIGN KEY(report) REFERENCES reports (id), 
-	CONSTRAINT uq_visible_objects_report_kind_finding UNIQUE (report, kind, finding), 
+	CONSTRAINT uq_visible_objects_report_kind UNIQUE (report, kind), 
 	CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid)
 );
 CREATE INDEX ix_audit_events_at ON audit_events (at);
@@ -536,7 +534,7 @@ SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_insta
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study;
 CREATE VIEW v_visible_objects AS 
-SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind, v.finding,
+SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind,
     r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
     v.status, v.created_at, v.built_at, v.sent_at
 FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study;
