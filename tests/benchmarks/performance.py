@@ -36,8 +36,18 @@ NAMES = (
     "worklist",
     "fewshot",
     "phantoms",
+    "label_efficiency",
+    "decisions",
+    "gate_campaigns",
+    "unusable_images",
+    "desk",
 )
-ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000"), "retrain": ("--steps", "10", "--rounds", "3")}
+ARGUMENTS: Mapping[str, Sequence[str]] = {
+    "latency": ("--backlog", "2000"),
+    "retrain": ("--steps", "10", "--rounds", "3"),
+    "label_efficiency": ("--quick",),
+    "decisions": ("--quick",),
+}
 """Of benchmarks that measure less by themselves."""
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "benchmarks"
