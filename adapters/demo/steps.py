@@ -60,10 +60,17 @@ def install_radclipd(demo: DemoState) -> None:
         port=demo.radclipd_port,
         archive_ae_title=demo.hospital_archive.ae_title,
         archive_port=demo.hospital_archive.port,
-        min_reference_studies=max(1, min(HOSPITAL_REFERENCE_STUDIES, demo.options.studies // 2)),
+        min_reference_studies=max(1, min(HOSPITAL_REFERENCE_STUDIES, _count_expected_studies(demo) // 2)),
     )
     demo.print_line(f"configuration: {demo.radclipd.configuration}")
     demo.print_line(f"radclipd db upgrade: {demo.radclipd.run_verb('db', 'upgrade') or 'done'}")
+
+
+def _count_expected_studies(demo: DemoState) -> int:
+    """Return the number of studies to come; of a folder, at most that of its files, each of which may be a study."""
+    folder = demo.options.images
+    files = sum(path.is_file() for path in folder.rglob("*")) if folder is not None and folder.is_dir() else demo.options.studies
+    return min(files, demo.options.studies)
 
 
 def import_model(demo: DemoState) -> None:

@@ -109,7 +109,13 @@ class CrashingSlowLoop(CrashingPipeline):
         scoring = score.ScorePolicy(aggregate="max", chest=self.chest, rescored_studies="all")
         step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
         per_job: dict[JobKind, Callable[[Job], None]] = {
-            JobKind.REPORT: partial(report.report, catalog=self.catalog, images=self.images, writer=FakeReportWriter()),
+            JobKind.REPORT: partial(
+                report.report,
+                catalog=self.catalog,
+                images=self.images,
+                writer=FakeReportWriter(),
+                policy=report.ReportPolicy(),
+            ),
             JobKind.SEND: partial(
                 report.send, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy()
             ),

@@ -316,7 +316,8 @@ class FakeReports:
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.SENT, status=status)
-        self._t.first_sent.setdefault(self._t.reports[sop_instance_uid].study_instance_uid, self._now())
+        if report := self._t.reports.get(sop_instance_uid):
+            self._t.first_sent.setdefault(report.study_instance_uid, self._now())
 
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED, status=status)

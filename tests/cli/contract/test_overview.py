@@ -49,10 +49,10 @@ def test_show_tells_all_of_a_study_by_uid_and_by_accession_number(radclipd: Radc
     done = radclipd("show", "1.4")
     assert done.stdout == radclipd("show", "A1").stdout
     assert max(map(len, done.stdout.splitlines())) <= COLUMNS
-    for shown in ("scores of version 1", "Atelectasis", "dr.csv", "possible", "2.25.1", "sent", "score waiting"):
+    for shown in ("Model version 1", "Atelectasis", "dr.csv", "possible", "2.25.1", "sent", "score waiting"):
         assert shown in " ".join(done.stdout.split()), shown
     facts = json.loads(radclipd("show", "1.4", "--json").stdout)
-    assert (len(facts["predictions"]), len(facts["labels"]), facts["reports"][0]["state"]) == (14, 14, "sent")
+    assert (len(facts["statement"]["findings"]), len(facts["labels"]), facts["reports"][0]["state"]) == (14, 14, "sent")
     unknown = radclipd("show", "9.9")
     assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, "radclipd: there is no such study in the catalog")
 

@@ -150,7 +150,7 @@ def validate(content: bytes, folder: Path) -> None:
     assert errors_in(run("dciodvfy", "dicom3tools", "-new", written)) == []
     output = run("dsrdump", "dcmtk", written)
     assert errors_in(output) == []
-    assert "Imaging Measurement Report" in output
+    assert "AI chest findings" in output
 
 
 @pytest.mark.validators

@@ -41,7 +41,7 @@ def test_the_study_page_shows_what_is_known(staffed: Desk) -> None:
     import_statement(staffed.catalog, study, reader="dr.csv")
     page = staffed.client("reader").get(f"/studies/{study}").text
     for shown in (
-        "0.900",
+        "above its operating point",
         "T-1",
         "A-17",
         report,
