@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import rules
-from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelState
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelExposure, LabelState
 
 Key = tuple[str, str]
 """StudyInstanceUID, finding."""
@@ -86,16 +86,32 @@ class ConsensusSet:
 def labels_in_force(labels: Iterable[Label]) -> list[Label]:
     """Return the labels in force, oldest first: each reader's last label on a finding of a study, unless it was revoked."""
     revoked: set[int] = set()
-    last: dict[tuple[str, str, str], Label] = {}  # by study, finding and reader
+    last: dict[tuple[str, str, str], Label] = {}  # by vote
     for label in labels:
         if label.revokes is not None:
             revoked.add(label.revokes)
         if label.state is None:
             continue
-        key = (label.study_instance_uid, label.finding, label.reader)
+        key = vote_key(label)
         if key not in last or _get_order_key(last[key]) < _get_order_key(label):
             last[key] = label
     return sorted((label for label in last.values() if label.id not in revoked), key=_get_order_key)
+
+
+def select_blind_labels(labels: Iterable[Label]) -> list[Label]:
+    """Return the labels without those that a reader gave after the model's result, where the reader had spoken before.
+
+    A changed mind after the result is a statement on the result too: to learn from it would teach the model its own words. The
+    earlier label stays in force for learning unless it was withdrawn.
+    """
+    given = list(labels)
+    withdrawn = {label.revokes for label in given if label.revokes is not None}
+    blind = {
+        vote_key(label)
+        for label in given
+        if label.state is not None and label.exposure is not LabelExposure.SEEN and label.id not in withdrawn
+    }
+    return [label for label in given if label.exposure is not LabelExposure.SEEN or vote_key(label) not in blind]
 
 
 def resolve_consensus(labels: Iterable[Label], policy: LabelPolicy) -> ConsensusSet:
@@ -107,6 +123,11 @@ def resolve_consensus(labels: Iterable[Label], policy: LabelPolicy) -> Consensus
         key: Consensus(*key, _decide_state(labels_of_key, policy), tuple(labels_of_key)) for key, labels_of_key in votes.items()
     }
     return ConsensusSet(dict(sorted(by_key.items(), key=lambda item: (item[0][0], FINDINGS.index(item[0][1])))))
+
+
+def vote_key(label: Label) -> tuple[str, str, str]:
+    """Return study, finding and reader: a reader has one vote on a finding of a study."""
+    return label.study_instance_uid, label.finding, label.reader
 
 
 def _get_order_key(label: Label) -> tuple[datetime, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pipeline import priorities, rules
-from pipeline.consensus import labels_in_force
+from pipeline.consensus import labels_in_force, vote_key
 from pipeline.domain import (
     FINDINGS,
     NO_FINDING,
@@ -221,9 +221,9 @@ class _StatementIndex:
 
     def __init__(self, labels: Sequence[Label]) -> None:
         stated = [label for label in labels if label.state is not None]
-        self._statements = {(*_get_vote_key(label), label.state, label.stated_at) for label in stated}
-        self._documents = {(*_get_vote_key(label), label.document) for label in stated if label.document}
-        self._in_force = {_get_vote_key(label): label.state for label in labels_in_force(labels)}
+        self._statements = {(*vote_key(label), label.state, label.stated_at) for label in stated}
+        self._documents = {(*vote_key(label), label.document) for label in stated if label.document}
+        self._in_force = {vote_key(label): label.state for label in labels_in_force(labels)}
 
     def new_labels(self, reading: ReaderStatement, now: datetime) -> Iterator[Label]:
         """Yield the labels that this reading adds. A reading without a time adds no label equal to the reader's label in force."""
@@ -237,11 +237,6 @@ class _StatementIndex:
             self._statements.add((*key, state, stated_at))
             self._in_force[key] = state
             yield _make_label(reading, finding, state, stated_at)
-
-
-def _get_vote_key(label: Label) -> tuple[str, str, str]:
-    """Return study, finding and reader: the key of one vote, see `consensus`."""
-    return label.study_instance_uid, label.finding, label.reader
 
 
 def _make_label(reading: ReaderStatement, finding: str, state: LabelState, stated_at: datetime) -> Label:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import priorities, rules, versions
-from pipeline.consensus import ConsensusSet, LabelPolicy, resolve_consensus
+from pipeline.consensus import ConsensusSet, LabelPolicy, resolve_consensus, select_blind_labels
 from pipeline.domain import (
     ABSENT,
     FINDINGS,
@@ -138,7 +138,7 @@ def _find_monitoring_patients(tx: Transaction, labels: Iterable[Label]) -> set[s
 
 
 def _build_examples(tx: Transaction, labels: Sequence[Label], policy: LearnPolicy) -> Iterable[TrainingExample]:
-    consensus = resolve_consensus(labels, policy.labels)
+    consensus = resolve_consensus(select_blind_labels(labels), policy.labels)
     patient_keys = tx.studies.patient_keys(consensus.studies)
     instances = tx.studies.instances_of(consensus.studies)
     probabilities = {label.study_instance_uid: label.selection_probability for label in reversed(labels)}  # the first label's stays

@@ -12,7 +12,7 @@ from adapters.experiment.case_source import SPLIT_SEED, TEST_SHARE, CaseSource, 
 from adapters.ml.error_translation import translate_model_errors
 from models.evaluation.cases import Cases, Split
 from models.experiment.splits import split_by_patient
-from pipeline.consensus import LabelPolicy, resolve_consensus
+from pipeline.consensus import LabelPolicy, resolve_consensus, select_blind_labels
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
@@ -78,7 +78,7 @@ def _select_studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -
     """Return the labelled studies with their first frontal film, and the number without one."""
     found: list[_LabelledStudy] = []
     with catalog.read() as transaction:
-        resolution = resolve_consensus(transaction.labels.all(), policy)
+        resolution = resolve_consensus(select_blind_labels(transaction.labels.all()), policy)
         patients = transaction.studies.patient_keys(resolution.studies)
         instances = transaction.studies.instances_of(resolution.studies)
         for uid, targets in zip(resolution.studies, resolution.targets(resolution.studies), strict=True):

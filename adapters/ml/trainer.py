@@ -20,7 +20,7 @@ import structlog
 import torch
 
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
-from adapters.ml.candidate_evaluation import EvaluationCases, ServingColumns, evaluate_candidate
+from adapters.ml.candidate_evaluation import EvaluatedCandidate, EvaluationCases, ServingColumns, evaluate_candidate
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.group_comparison import groups_of
@@ -185,22 +185,18 @@ class ClipTrainer:
             monitoring_comparisons, monitored = sample.compare_candidate(weights, text_head, served, thresholds)
             comparisons += monitoring_comparisons
             base.encoder.to(torch.device("cpu"))  # golden embeddings are those of the CPU
-        _log.info(
-            "learnt",
-            method=result.method,
-            images=len(examples),
-            unreadable=unreadable,
-            findings=int(result.findings.sum()),
-            devices=len(devices),
-            activations_read=cache.hits,
-            activations_made=cache.misses,
-        )
+        counts = {
+            "images": len(examples),
+            "unreadable": unreadable,
+            "findings": int(result.findings.sum()),
+            "devices": len(devices),
+        }
+        _log.info("learnt", method=result.method, **counts, activations_read=cache.hits, activations_made=cache.misses)
         with translate_model_errors():
             version = _build_version(training_set, base, prompts, result, data, weights, thresholds, self._settings)
-        compared = [comparison_card(comparison) for comparison in comparisons]
         version.card["learning"] |= {"unreadable": unreadable, "measures": measured, "monitoring": monitored}
-        version.card["learning"] |= {"comparisons": compared, "newest_label": training_set.newest_label_id, "devices": len(devices)}
-        version.card["learning"] |= {"optimism": json_number(evaluated.optimism), "groups": [one.card for one in evaluated.groups]}
+        version.card["learning"] |= {"newest_label": training_set.newest_label_id, "devices": len(devices)}
+        version.card["learning"] |= _describe_evaluation(evaluated, comparisons)
         doubts = tuple(_list_doubts(examples, data.labels, result, self._settings.errors))
         return ClipCandidate(tuple(comparisons), doubts, self._store, weights, version)
 
@@ -386,6 +382,15 @@ def _list_doubts(
         }
         for row, column in zip(rows[order], columns[order], strict=True)
     ]
+
+
+def _describe_evaluation(evaluated: EvaluatedCandidate, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the comparisons of a candidate for its card, JSON-able."""
+    return {
+        "comparisons": [comparison_card(comparison) for comparison in comparisons],
+        "optimism": json_number(evaluated.optimism),
+        "groups": [one.card for one in evaluated.groups],
+    }
 
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:

@@ -24,10 +24,10 @@ from adapters.experiment.bases import demo_base
 from adapters.simulator.phantom import LocatedFinding, take_located
 from adapters.simulator.sites import PRETRAINING_SITES, SITES
 from models.classifier.head import zero_shot_head
-from models.classifier.heat_maps import METHODS
 from models.classifier.prompts import read_prompts
 from models.encoder.activations import compute_activations
 from pipeline.domain import FINDINGS
+from tests.benchmarks.heat_map_methods import METHODS
 from tests.benchmarks.output import format_result, prints_result_alone
 
 FIRST_SEED = 700_000

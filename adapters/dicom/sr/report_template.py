@@ -28,8 +28,8 @@ from pipeline.decisions import scale_of
 from pipeline.domain import FINDINGS, Decision, ModelVersion, Scale
 from pipeline.statements import FindingStatement, StudyStatement
 
-PLACEHOLDER_UID = "1.2.3"
-PLACEHOLDER_IMAGE = ("1.2.840.10008.5.1.4.1.1.1.1", PLACEHOLDER_UID)
+BLANK_UID = "1.2.3"
+BLANK_IMAGE = ("1.2.840.10008.5.1.4.1.1.1.1", BLANK_UID)
 """Stand in for the values of a study."""
 
 
@@ -39,7 +39,7 @@ class ReportTemplate:
     def __init__(self, version: ModelVersion, observer: ObserverContext, *, title: str, language: str) -> None:
         self.version, self.words = version, (title, language)
         groups = [
-            build_measurement_group(_make_placeholder(finding, version), version, PLACEHOLDER_UID, [PLACEHOLDER_IMAGE])
+            build_measurement_group(_build_blank_statement(finding, version), version, BLANK_UID, [BLANK_IMAGE])
             for finding in FINDINGS
         ]
         root = build_measurement_report(observer, groups, [], title=title, language=language)
@@ -114,7 +114,7 @@ class _GroupTemplate:
         numbers = _select_items(group, "NUM")
         self._number = DatasetTemplate(numbers[0], ("NumericValue", "FloatingPointValue")) if numbers else None
         self._decisions = {
-            decision: _encode_as_item(build_evaluation(_make_placeholder(finding, version, decision))[0])
+            decision: _encode_as_item(build_evaluation(_build_blank_statement(finding, version, decision))[0])
             for decision in codes.DECISIONS
         }
         present = self._decisions[Decision.PRESENT]
@@ -142,7 +142,7 @@ def _choose_part(item: Dataset, decision: bytes) -> bytes | str:
     return item.ValueType if item.ValueType in ("UIDREF", "NUM", "IMAGE") else encoded
 
 
-def _make_placeholder(finding: str, version: ModelVersion, decision: Decision = Decision.PRESENT) -> FindingStatement:
+def _build_blank_statement(finding: str, version: ModelVersion, decision: Decision = Decision.PRESENT) -> FindingStatement:
     """Return a statement with the items that the version's statements on this finding have, in place of their values."""
     scale = scale_of(version, finding)
     return FindingStatement(

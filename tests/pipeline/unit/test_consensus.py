@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus
-from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelState
+from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus, select_blind_labels
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelExposure, LabelState
 from pipeline.finding_names import all_absent
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -191,3 +191,14 @@ def test_targets_of_unlabelled_and_uncertain_findings_are_unknown() -> None:
 def test_without_labels_the_consensus_is_empty(policy: LabelPolicy) -> None:
     nothing = resolve_consensus([], policy)
     assert (nothing.by_key, nothing.conflicts, nothing.studies, nothing.fingerprint) == ({}, [], [], "")
+
+
+def test_a_mind_changed_after_the_result_is_not_learnt() -> None:
+    blind, seen = make_label(1, YES), make_label(2, NO, exposure=LabelExposure.SEEN)
+    assert labels_in_force([blind, seen]) == [seen]
+    assert select_blind_labels([blind, seen]) == [blind]
+    alone = make_label(3, NO, "bob", exposure=LabelExposure.SEEN)
+    assert select_blind_labels([blind, alone]) == [blind, alone]  # the only statement of this reader
+    withdrawal = make_label(4, None, revokes=1)
+    assert select_blind_labels([blind, seen, withdrawal]) == [blind, seen, withdrawal]
+    assert resolve_consensus(select_blind_labels([blind, seen]), NEWEST).by_key["1.1", "Mass"].state is YES

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.classifier.head import LinearHead
-from models.classifier.heat_maps import METHODS, _open_attention, _require_last_block
 from models.encoder.activations import compute_activations, encode_activations, run_blocks
 from models.errors import CannotPartition
+from tests.benchmarks.heat_map_methods import METHODS, _open_attention, _require_last_block
 from tests.builders import tiny, towers
 
 
