@@ -20,6 +20,7 @@ from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int8]
+Patients = npt.NDArray[np.str_] | npt.NDArray[np.intp]
 
 CALIBRATION_BINS = 15
 """Number of bins of the expected calibration error."""
@@ -144,9 +145,7 @@ class PairedAuc:
         return float(t.cdf(self.difference / self.standard_error, self.degrees_of_freedom))
 
 
-def paired_auc(
-    first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_], weights: Floats | None = None
-) -> PairedAuc:
+def paired_auc(first: Scores, second: Scores, labels: Labels, patients: Patients, weights: Floats | None = None) -> PairedAuc:
     """Compare two scores [N] of the same images of patients [N]. Needs at least two patients of either kind.
 
     `weights` [N]: positive weights of the images; None: equal. DeLong's variance with images summed by patient (Obuchowski 1997).
@@ -162,7 +161,7 @@ def paired_auc(
     sums, counts = np.zeros((2, len(names))), np.zeros(2, dtype=int)
     for row, (kind, difference) in enumerate(zip(kinds, differences, strict=True)):
         np.add.at(sums[row], patient[kind], weight[kind] * (difference - means[row]) / weight[kind].sum())
-        counts[row] = len(np.unique(patient[kind]))
+        counts[row] = np.count_nonzero(np.bincount(patient[kind]))
     of_kinds = counts / (counts - 1) * (sums**2).sum(axis=1)
     shared = 2 * len(names) / (len(names) - 1) * (sums[0] * sums[1]).sum()
     freedom = of_kinds.sum() ** 2 / max(float((of_kinds**2 / (counts - 1)).sum()), np.finfo(np.float64).tiny)

@@ -37,6 +37,7 @@ FACTOR_SPREAD = 0.5
 """Prior standard deviation of a finding's factor on the shared slope around 1, where the head tells something of the finding."""
 _FACTORS = np.linspace(0.0, 2.5, 51)
 _NEWTON_STEPS = 12
+_NEWTON_TOLERANCE = 1e-9
 _CONFIDENCE_LEVEL = 0.95
 
 
@@ -105,17 +106,26 @@ class _BalancedFit:
     def _profile_factors(self, shared: float) -> tuple[Floats, Floats]:
         """Return the log evidence [G, F] of each factor on the shared slope (Laplace), and the best intercepts [G, F]."""
         evidence, best = [], []
+        intercepts = np.zeros(self._target.shape[1])
         for factor in _FACTORS:
-            aligned, intercepts = shared * factor * self._centred, np.zeros(self._target.shape[1])
-            for _ in range(_NEWTON_STEPS):
-                present = expit(aligned + intercepts)
-                gradient = (self._force * (present - self._target)).sum(axis=0) + intercepts / INTERCEPT_SPREAD**2
-                intercepts = intercepts - gradient / self._sum_curvature(present)
+            aligned = shared * factor * self._centred
+            intercepts = self._fit_intercepts(aligned, intercepts)
             odds = aligned + intercepts
             pull = (intercepts / INTERCEPT_SPREAD) ** 2 / 2 + np.log(self._sum_curvature(expit(odds))) / 2
             evidence.append(-self._compute_loss(odds).sum(axis=0) - pull)
             best.append(intercepts)
         return np.stack(evidence), np.stack(best)
+
+    def _fit_intercepts(self, aligned: Floats, intercepts: Floats) -> Floats:
+        """Return the best intercepts [F] for log-odds [n, F] by Newton's method from these intercepts [F]."""
+        for _ in range(_NEWTON_STEPS):
+            present = expit(aligned + intercepts)
+            gradient = (self._force * (present - self._target)).sum(axis=0) + intercepts / INTERCEPT_SPREAD**2
+            step = gradient / self._sum_curvature(present)
+            intercepts = intercepts - step
+            if np.abs(step).max() < _NEWTON_TOLERANCE:
+                break
+        return intercepts
 
     def _compute_loss(self, odds: Floats) -> Floats:
         return np.asarray(self._force * (np.logaddexp(0.0, odds) - self._target * odds))

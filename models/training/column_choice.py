@@ -82,12 +82,12 @@ def choose_columns(
 
 @dataclass(frozen=True)
 class _ComparedColumns:
-    """Two scores [n, F], finite, with the labels [n, F] that both score, patients [n] and weights [n]."""
+    """Two scores [n, F], finite, with the labels [n, F] that both score, numbers of the patients [n] and weights [n]."""
 
     first: Floats
     second: Floats
     labels: Labels
-    patients: npt.NDArray[np.str_]
+    patients: npt.NDArray[np.intp]
     weights: Floats
 
     @classmethod
@@ -96,7 +96,8 @@ class _ComparedColumns:
     ) -> _ComparedColumns:
         known = np.where(np.isfinite(first) & np.isfinite(second), labels, UNKNOWN).astype(np.int8)
         one, two = (np.where(known == UNKNOWN, 0.0, scores) for scores in (first, second))
-        return cls(one, two, known, patients, np.ones(len(labels)) if weights is None else weights)
+        numbers = np.unique(patients, return_inverse=True)[1]
+        return cls(one, two, known, numbers, np.ones(len(labels)) if weights is None else weights)
 
     @property
     def scored(self) -> Columns:
@@ -126,7 +127,7 @@ class _ComparedColumns:
         """Return the AUC differences [F] and their variances [F]; NaN for a finding with fewer than two patients of either kind."""
         difference, variance = np.full(self.labels.shape[1], np.nan), np.full(self.labels.shape[1], np.nan)
         for column in range(self.labels.shape[1]):
-            kinds = [len(np.unique(self.patients[self.labels[:, column] == kind])) for kind in (PRESENT, ABSENT)]
+            kinds = [np.count_nonzero(np.bincount(self.patients[self.labels[:, column] == kind])) for kind in (PRESENT, ABSENT)]
             if min(kinds) < 2:
                 continue
             known = self.labels[:, column] != UNKNOWN
