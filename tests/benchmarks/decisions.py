@@ -131,8 +131,7 @@ def draw_sites(folder: Path, seed: int) -> list[Path]:
 
 def load_hospital(site: str, base: ChosenBase, *, quick: bool, seed: int, cache: Path) -> Hospital:
     """Render the films of a hospital, or take them from the cache, and encode them."""
-    sizes = QUICK if quick else FULL
-    learnt = phantom_source(site, sizes, film_seed=seed)
+    learnt = pool_source(site, quick=quick, seed=seed)
     count = QUICK_ARCHIVE_STUDIES if quick else ARCHIVE_STUDIES
     natural = natural_source(site, PhantomSizes(pool=count, test=len(FINDINGS), test_positives=1), film_seed=seed)
     features, own = (_encode(source, base, cache) for source in (learnt, natural))
@@ -146,6 +145,11 @@ def load_hospital(site: str, base: ChosenBase, *, quick: bool, seed: int, cache:
         test=features[torch.from_numpy(split.test)],
         test_cases=select_cases(cases, split.test),
     )
+
+
+def pool_source(site: str, *, quick: bool, seed: int) -> CaseSource:
+    """Return the films of the pool and of the test studies of a hospital."""
+    return phantom_source(site, QUICK if quick else FULL, film_seed=seed)
 
 
 def _encode(source: CaseSource, base: ChosenBase, cache: Path) -> torch.Tensor:

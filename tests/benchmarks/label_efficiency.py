@@ -9,8 +9,9 @@ and with those of a reader who misses 10 % and invents 2 %. Each row is the prod
 findings, without the choice. As a control the scores are dealt to other studies.
 
 The rows of 16 shots also give probabilities at natural prevalence: Brier over that of the base rate, calibration error, slope,
-sensitivity, false calls, and the prevalence estimate over the truth. `gate_*` come from `gate_campaigns`. Measures that need the
-encoder trained are null: `python -m tests.benchmarks.fewshot` and `radclipd experiment fewshot --methods all` measure those.
+sensitivity, false calls, and the prevalence estimate over the truth. `gate_*` come from `gate_campaigns`, `spoilt_ratio` from
+`unusable_images` on the reported site. `unfreezing_*` are those that `python -m tests.benchmarks.unfreezing --whole-rounds` has
+stored for these settings; null without it.
 
 Films are rendered once and cached; with --quick three sites take about fifteen minutes of one core.
 """
@@ -29,6 +30,7 @@ import torch
 
 from adapters.cli.fewshot import default_cache
 from adapters.experiment.bases import ChosenBase, demo_base
+from adapters.simulator.site_file import choose_site
 from models import demo
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import read_prompts
@@ -42,9 +44,10 @@ from models.training.stage_one import stage_one_head
 from models.training.training_round import TrainingData, TrainingPlan, TrainingResult, run_training_round
 from models.training.whitening import WhiteningTransform
 from pipeline.domain import FINDINGS
-from tests.benchmarks import gate_campaigns
+from tests.benchmarks import gate_campaigns, unfreezing_rows, unusable_images
 from tests.benchmarks.decisions import Hospital, draw_sites, load_hospital
 from tests.benchmarks.output import format_result, prints_result_alone
+from tests.benchmarks.unfreezing_rows import RowStore, TrainedRow, describe_curve
 
 ENCODERS = Path(__file__).parent / "encoders"
 SHOTS = (1, 2, 4, 8, 16)
@@ -94,11 +97,17 @@ def main() -> str:
     campaigns = 0 if options.quick else options.campaigns
     gate = gate_campaigns.measure(campaigns, gate_campaigns.NIGHTS, seed=report_seed()) if campaigns else {}
     reported = next(table for role, table in tables.items() if role.startswith("reported"))
+    site = reported_site(options.cache / "hospitals")
+    trained = RowStore.of_settings(
+        options.cache, TrainingPlan(), site=Path(site).stem, seed=report_seed(), quick=options.quick
+    ).read()
+    spoilt = {} if options.quick else unusable_images.measure(choose_site(site), seed=report_seed())
     result = {
-        "measures": collect_measures(reported, gate),
-        "control": collect_measures({name: table["control"] for name, table in reported.items()}, {}),
+        "measures": collect_measures(reported, gate | spoilt, trained),
+        "control": collect_measures({name: table["control"] for name, table in reported.items()}, {}, []),
         "settings": {"plan": PLAN.card, "draws": draws, "quick": options.quick, "report_seed": report_seed()},
         "sites": tables,
+        "unfreezing": describe_curve(trained),
     }
     return format_result(result, as_json=True) if options.json else "\n".join(list_lines(result)) + "\n"
 
@@ -112,7 +121,12 @@ def list_sites(folder: Path) -> Iterator[tuple[str, str, int]]:
     """Yield role, site and film seed of each site."""
     yield "tuning", TUNING_SITE, TUNING_SEED
     yield "tuning", str(draw_sites(folder, TUNING_SEED)[1]), TUNING_SEED
-    yield "reported", str(draw_sites(folder, report_seed())[2]), report_seed()
+    yield "reported", reported_site(folder), report_seed()
+
+
+def reported_site(folder: Path) -> str:
+    """Return the file of the reported site, written into this folder."""
+    return str(draw_sites(folder, report_seed())[2])
 
 
 def list_encoders() -> dict[str, ChosenBase]:
@@ -253,8 +267,13 @@ def describe_probabilities(rows: Sequence[Row], hospital: Hospital) -> dict[str,
     return {name: round(float(np.nanmean([one[name] for one in each])), 4) for name in each[0]} if each else {}
 
 
-def collect_measures(tables: Mapping[str, Mapping[str, Any]], gate: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the named measures of one site, of both encoders together where a measure does not name one; None: not measured."""
+def collect_measures(
+    tables: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any], trained: Sequence[TrainedRow]
+) -> dict[str, Any]:
+    """Return the named measures of one site, of both encoders together where a measure does not name one; None: not measured.
+
+    `others`: measures of the gate and of unusable images; `trained`: rows of the trained encoder.
+    """
     shots = [of for table in tables.values() for of in table[CLEAN].values()]
     weak, good = tables["weak_text"], tables["good_text"]
     many = [str(count) for count in SHOTS if count >= 4]
@@ -264,8 +283,7 @@ def collect_measures(tables: Mapping[str, Mapping[str, Any]], gate: Mapping[str,
         "worst_draw_vs_zero_shot": min(of["worst_draw"] for of in shots),
         "harm_clean": _average_harm(tables, CLEAN, many),
         "harm_reader_errors": _average_harm(tables, ERRORS, many),
-        "unfreezing_gain": None,
-        "unfreezing_worst_draw_1_2": None,
+        **unfreezing_rows.collect_measures(trained),
         "vs_all_labels_16": _average([table["vs_all_labels_16"] for table in tables.values()]),
         "shots_for_16": find_shots(weak[CLEAN]),
         **{
@@ -276,10 +294,10 @@ def collect_measures(tables: Mapping[str, Mapping[str, Any]], gate: Mapping[str,
             min(of["least_prevalence_ratio"] for of in probabilities),
             max(of["most_prevalence_ratio"] for of in probabilities),
         ],
-        "gate_power": gate.get("gate_power"),
-        "gate_false": gate.get("gate_false"),
+        "gate_power": others.get("gate_power"),
+        "gate_false": others.get("gate_false"),
         "campaign_240": None,
-        "spoilt_ratio": None,
+        "spoilt_ratio": others.get("spoilt_ratio"),
     }
 
 

@@ -49,7 +49,7 @@ def test_measures_of_both_encoders_and_a_control_that_learns_nothing(monkeypatch
     monkeypatch.setattr(bench, "SHOTS", (16,))
     encoder = bench.list_encoders()["good_text"]
     table = bench.measure_encoder(make_hospital(), encoder, draws=1, seed=0)
-    measures = bench.collect_measures({"weak_text": table, "good_text": table}, {"gate_power": 0.5, "gate_false": 0.0})
+    measures = bench.collect_measures({"weak_text": table, "good_text": table}, {"gate_power": 0.5, "gate_false": 0.0}, [])
     json.dumps(measures)
     assert measures["good_text_gain_16"] > 0.1
     assert measures["gate_power"] == 0.5
