@@ -19,6 +19,8 @@ from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
 from models.training.fine_tuning import TrainedWeights, fine_tune
 from models.training.recipe import Recipe
 
+AVERAGED, LAST = "averaged", "last"
+"""Names of the weights of a fit: averaged with those of the start (WiSE-FT), and after the last step."""
 _DELTA, _HEAD = "delta.", "head."
 
 OnSteps = Callable[[int], None]
@@ -36,24 +38,32 @@ class FitSpec:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The averaged weights of a fit and its card as JSON values."""
+    """The weights of a fit, AVERAGED and LAST, and its card as JSON values."""
 
-    trained: TrainedWeights
+    weights: Mapping[str, TrainedWeights]
     card: Mapping[str, Any]
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name; the card is separate."""
-        delta = {f"{_DELTA}{name}": tensor for name, tensor in self.trained.delta.items()}
-        return delta | {f"{_HEAD}{name}": tensor for name, tensor in self.trained.head.tensors.items()}
+        found: dict[str, torch.Tensor] = {}
+        for kind, trained in self.weights.items():
+            found |= {f"{kind}.{_DELTA}{name}": tensor for name, tensor in trained.delta.items()}
+            found |= {f"{kind}.{_HEAD}{name}": tensor for name, tensor in trained.head.tensors.items()}
+        return found
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Self:
         """Read the form that `tensors` writes."""
-        delta, head = (
-            {name.removeprefix(kind): tensors[name] for name in tensors if name.startswith(kind)} for kind in (_DELTA, _HEAD)
-        )
-        return cls(TrainedWeights(delta, LinearHead.from_tensors(head)), card)
+        weights = {}
+        for kind in (AVERAGED, LAST):
+            delta, head = (_select_tensors(tensors, f"{kind}.{part}") for part in (_DELTA, _HEAD))
+            weights[kind] = TrainedWeights(delta, LinearHead.from_tensors(head))
+        return cls(weights, card)
+
+
+def _select_tensors(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class FitContext:
             on_step=lambda done, _steps: on_steps(done),
             process=process,
         )
-        return FitResult(fitted.averaged, fitted.report.card)
+        return FitResult({AVERAGED: fitted.averaged, LAST: fitted.last}, fitted.report.card)
 
 
 RunFits = Callable[[FitContext, Sequence[FitSpec], OnSteps], Iterator[FitResult]]

@@ -4,7 +4,9 @@ Finding by finding the learnt column serves only where held-out patients say wit
 text (`column_choice`); elsewhere the text's column stays, calibrated by the same labels.
 
 Stage 1 is a text-anchored head on the frozen encoder (`stage_one`). Partial unfreezing fine-tunes the last k blocks under the
-stage 1 head of the same images (`fine_tuning`; LP-FT, Kumar et al. 2022). Both start from the base, never from an earlier version.
+stage 1 head of the same images (`fine_tuning`; LP-FT, Kumar et al. 2022), in two forms: with the weights after the last step, and
+with their average with the base. All start from the base, never from an earlier version. With few positives per finding unfreezing
+is not tried: in an unlucky support it costs more than it brings.
 
 Logits of models of different folds differ in spread, so held-out images of different folds cannot be ranked against each other
 directly: pooled raw logits look worse than any of the models is (Parker et al. 2007). The logits of each model are standardised on
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +45,7 @@ from models.training.cross_validation import (
     split_by_fold,
 )
 from models.training.fine_tuning import ACTIVATION_DTYPE, TrainedWeights
-from models.training.fold_fits import FitContext, FitResult, FitSpec, RunFits, run_fits_sequentially
+from models.training.fold_fits import AVERAGED, LAST, FitContext, FitResult, FitSpec, RunFits, run_fits_sequentially
 from models.training.operating_point import OperatingPointSettings, choose_thresholds
 from models.training.optimiser_loop import encode_in_chunks
 from models.training.prevalence import PrevalenceSettings, estimate_prevalences
@@ -56,13 +58,19 @@ OnProgress = Callable[[str, int, int], None]
 """Called with the name of the current work, the amount done, and the total. May block, or raise to stop."""
 
 STAGE_1, PARTIAL, TEXT = "stage-1", "partial", "text"
+PARTIAL_LAST = "partial-last"
+"""Partial unfreezing with the weights after the last step; PARTIAL in a comparison has the averaged ones."""
+_WEIGHTS = {PARTIAL: AVERAGED, PARTIAL_LAST: LAST}
 MAX_ACTIVATION_BYTES = 2 << 30
 """Largest size of all activations in bytes: more images have fewer augmented views each."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a training round. `max_folds`: largest number of folds; `seed`: seed of all random draws."""
+    """Settings of a training round. `max_folds`: largest number of folds; `seed`: seed of all random draws.
+
+    `unfreeze_from`: median of the findings' positives from which on "auto" tries partial unfreezing.
+    """
 
     method: TrainingMethod = "auto"
     recipe: Recipe = field(default_factory=Recipe)
@@ -70,6 +78,7 @@ class TrainingPlan:
     columns: ColumnChoiceSettings = field(default_factory=ColumnChoiceSettings)
     prevalence: PrevalenceSettings = field(default_factory=PrevalenceSettings)
     operating_point: OperatingPointSettings = field(default_factory=OperatingPointSettings)
+    unfreeze_from: int = 4
     max_folds: int = 5
     seed: int = 0
 
@@ -80,6 +89,7 @@ class TrainingPlan:
             "method": self.method,
             "folds": self.max_folds,
             "seed": self.seed,
+            "unfreeze_from": self.unfreeze_from,
             "partial": self.recipe.card,
             "stage-1": asdict(self.stage_1),
             "columns": asdict(self.columns),
@@ -191,6 +201,15 @@ class _ServedColumns:
     thresholds: Floats
 
 
+@dataclass(frozen=True)
+class _ChosenFit:
+    """The weights of the fit on all images that are served, with the name of their method and the card."""
+
+    name: str
+    trained: TrainedWeights
+    card: Mapping[str, Any]
+
+
 class _TrainingRound:
     """The shared state of both methods in one round."""
 
@@ -211,20 +230,14 @@ class _TrainingRound:
 
     def run(self) -> TrainingResult:
         tried = {TEXT: self._cross_validate(self._score_text), STAGE_1: self._cross_validate(self._score_stage_1)}
-        notes: tuple[str, ...] = ()
-        if self._plan.method != STAGE_1:
-            try:
-                tried[PARTIAL] = self._cross_validate(partial(self._score_partial, self._start_fits(self._training_rows)))
-            except CannotPartition as error:
-                if self._plan.method == PARTIAL:
-                    raise
-                notes = (f"partial unfreezing was not tried: {error}",)
+        unfrozen, notes = self._try_unfreezing()
+        tried |= unfrozen
         chosen = self._choose_method(tried)
         columns = self._choose_columns(tried[chosen], tried[TEXT])
-        fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL and columns.first.any() else None
+        fitted = self._fit_chosen_weights(chosen) if chosen in _WEIGHTS and columns.first.any() else None
         served = self._build_columns(tried, columns, fitted)
         return TrainingResult(
-            method=chosen,
+            method=PARTIAL if chosen in _WEIGHTS else chosen,
             findings=learnable_findings(self._data.labels),
             columns=columns,
             head=served.head,
@@ -239,10 +252,25 @@ class _TrainingRound:
             notes=notes,
         )
 
+    def _try_unfreezing(self) -> tuple[dict[str, CrossValidationResult], tuple[str, ...]]:
+        """Return the cross-validation of partial unfreezing with either weights, and why it was not tried."""
+        if self._plan.method == STAGE_1:
+            return {}, ()
+        positives = self._count_positives(self._all_rows)
+        if self._plan.method == "auto" and positives < self._plan.unfreeze_from:
+            wanted = self._plan.unfreeze_from
+            return {}, (f"partial unfreezing was not tried: findings have {positives} positives (median), fewer than {wanted}",)
+        try:
+            return self._cross_validate_partial(), ()
+        except CannotPartition as error:
+            if self._plan.method == PARTIAL:
+                raise
+            return {}, (f"partial unfreezing was not tried: {error}",)
+
     def _choose_method(self, tried: Mapping[str, CrossValidationResult]) -> str:
-        if self._plan.method != "auto":
-            return self._plan.method
-        return min((name for name in tried if name != TEXT), key=lambda name: tried[name].loss)
+        """Return the method of the least loss, among those that the plan allows."""
+        allowed = {"auto": (STAGE_1, *_WEIGHTS), STAGE_1: (STAGE_1,), PARTIAL: tuple(_WEIGHTS)}[self._plan.method]
+        return min((name for name in allowed if name in tried), key=lambda name: tried[name].loss)
 
     def _choose_columns(self, learnt: CrossValidationResult, text: CrossValidationResult) -> ColumnChoice:
         labels, patients, weights = self._data.labels, self._data.patients, self._data.weights
@@ -255,7 +283,7 @@ class _TrainingRound:
         return np.asarray(expit(np.where(first, learnt.log_odds, text.log_odds) + logit(prevalence)))
 
     def _build_columns(
-        self, tried: Mapping[str, CrossValidationResult], columns: ColumnChoice, fitted: FitResult | None
+        self, tried: Mapping[str, CrossValidationResult], columns: ColumnChoice, fitted: _ChosenFit | None
     ) -> _ServedColumns:
         """Calibrate the chosen columns at the archive's prevalences."""
         heads = {TEXT: self._text.standardised(self._data.features), STAGE_1: self._fit_stage_1(self._all_rows)}
@@ -273,7 +301,7 @@ class _TrainingRound:
         frozen = self._choose_thresholds(head.scores(self._archive), prevalence)
         if fitted is None:
             return _ServedColumns(head, None, prevalence, frozen)
-        blocks = self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, columns.first)
+        blocks = self._calibrate_fine_tuned(fitted.trained, tried[fitted.name].calibration, prevalence, columns.first)
         unfrozen = self._choose_thresholds(self._score_archive(blocks), prevalence)
         return _ServedColumns(head, blocks, prevalence, np.where(columns.first, unfrozen, frozen))
 
@@ -334,18 +362,46 @@ class _TrainingRound:
         return self._run_fits(context, specs, lambda done: self._on_progress("unfreezing", before + done, total))
 
     def _count_steps(self, rows: Rows) -> int:
-        labels = self._data.labels[rows]
-        return self._plan.recipe.step_count(int(np.median((labels == 1).sum(axis=0)[learnable_findings(labels)])))
+        return self._plan.recipe.step_count(self._count_positives(rows))
 
-    def _score_partial(self, results: Iterator[FitResult], rows: Rows, held_out: Rows) -> Floats:
-        """Score held-out rows by the next result. `results`: one per fold with a learnable finding."""
+    def _count_positives(self, rows: Rows) -> int:
+        """Return the median of the learnable findings' positives."""
+        labels = self._data.labels[rows]
+        return int(np.median((labels == 1).sum(axis=0)[learnable_findings(labels)]))
+
+    def _cross_validate_partial(self) -> dict[str, CrossValidationResult]:
+        """Cross-validate both weights of the same fits. Raise CannotPartition."""
+        results, last = self._start_fits(self._training_rows), list[Floats]()
+
+        def score_averaged(rows: Rows, held_out: Rows) -> Floats:
+            averaged, final = self._score_fit(results, rows, held_out)
+            last.append(final)
+            return averaged
+
+        averaged = self._cross_validate(score_averaged)
+        stored = iter(last)
+        return {PARTIAL: averaged, PARTIAL_LAST: self._cross_validate(lambda rows, held_out: next(stored))}
+
+    def _score_fit(self, results: Iterator[FitResult], rows: Rows, held_out: Rows) -> tuple[Floats, Floats]:
+        """Score held-out rows by both weights of the next result. `results`: one per fold with a learnable finding."""
         findings = learnable_findings(self._data.labels[rows])
         if not findings.any():
-            return np.full((len(held_out), len(findings)), np.nan)
-        learnt = next(results).trained
+            unscored = np.full((len(held_out), len(findings)), np.nan)
+            return unscored, unscored
+        result = next(results)
+        averaged, last = (self._score_trained(result.weights[kind], findings, held_out) for kind in (AVERAGED, LAST))
+        return averaged, last
+
+    def _score_trained(self, learnt: TrainedWeights, findings: npt.NDArray[np.bool_], held_out: Rows) -> Floats:
         features = self._encode_fine_tuned(learnt.delta)
         logits = learnt.head.standardised(features).logits(features[torch.from_numpy(held_out)])
         return np.where(findings, logits.numpy().astype(np.float64), np.nan)
+
+    def _fit_chosen_weights(self, name: str) -> _ChosenFit:
+        """Fit to all images; keep the weights of this method."""
+        result = next(self._start_fits([self._all_rows]))
+        kind = _WEIGHTS[name]
+        return _ChosenFit(name, result.weights[kind], {**result.card, "weights": kind})
 
     def _encode_fine_tuned(self, delta: Delta) -> torch.Tensor:
         """Return features [n, D] on the CPU: the training images encoded with these fine-tuned tensors."""

@@ -38,6 +38,7 @@ from models.evaluation.statistics import auc
 from models.experiment.draws import draw_supports
 from models.training.cross_validation import learnable_findings
 from models.training.fine_tuning import fine_tune, view_activations
+from models.training.fold_fits import AVERAGED, LAST
 from models.training.optimiser_loop import encode_in_chunks
 from models.training.stage_one import stage_one_head
 from models.training.training_round import TrainingPlan, run_training_round
@@ -45,7 +46,7 @@ from models.training.whitening import WhiteningTransform
 from tests.benchmarks import label_efficiency
 from tests.benchmarks.decisions import Hospital, load_hospital, pool_source
 from tests.benchmarks.output import format_result, prints_result_alone
-from tests.benchmarks.unfreezing_rows import AVERAGED, LAST, ROUND, RowStore, TrainedRow, collect_measures, describe_curve
+from tests.benchmarks.unfreezing_rows import ROUND, RowStore, TrainedRow, collect_measures, describe_curve
 
 BLOCKS, SHOTS, DRAWS = "2,6", "1,4,16", 5
 PLAN = TrainingPlan()

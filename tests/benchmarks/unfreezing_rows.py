@@ -13,7 +13,7 @@ import numpy as np
 from models.fingerprint import fingerprint
 from models.training.training_round import TrainingPlan
 
-AVERAGED, LAST, ROUND = "averaged", "last", "round"
+ROUND = "round"
 
 
 @dataclass(frozen=True)

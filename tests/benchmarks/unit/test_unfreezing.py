@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from models.images.preprocess import Preprocess
+from models.training.fold_fits import AVERAGED, LAST
 from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingPlan
 from tests.benchmarks import label_efficiency, unfreezing
 from tests.benchmarks.decisions import Hospital
-from tests.benchmarks.unfreezing_rows import AVERAGED, LAST, ROUND, RowStore, TrainedRow, collect_measures, describe_curve
+from tests.benchmarks.unfreezing_rows import ROUND, RowStore, TrainedRow, collect_measures, describe_curve
 from tests.benchmarks.unit.test_label_efficiency import make_cases
 
 PLAN = TrainingPlan(recipe=Recipe(max_steps=2, augmentation=Augmentation(views=2)), max_folds=2)

@@ -62,7 +62,7 @@ def test_a_learnt_finding_is_promoted_and_scored(tmp_path: Path, method: str) ->
     if method != "auto":
         assert version.card["recipe"] == method
     assert set(version.card["learning"]["log_loss"]) == (
-        {"text", "stage-1"} if method == "stage-1" else {"text", "stage-1", "partial"}
+        {"text", "stage-1"} if method == "stage-1" else {"text", "stage-1", "partial", "partial-last"}
     )
 
 

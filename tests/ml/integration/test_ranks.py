@@ -28,7 +28,7 @@ from models.encoder.activations import encode_activations
 from models.encoder.base import Base
 from models.encoder.delta import apply_delta, copy_parameters
 from models.training.data_parallel import TOLERANCE
-from models.training.fold_fits import FitContext, FitResult, run_fits_sequentially
+from models.training.fold_fits import LAST, FitContext, FitResult, run_fits_sequentially
 from pipeline.errors import ConfigurationError, OutOfResources, StopRequested, TransientError
 from pipeline.learn import LearnResult
 from tests.builders import ranks as given
@@ -92,11 +92,11 @@ def test_the_data_parallel_fit_equals_that_of_one_device_within_the_tolerance(
     (alone,) = run_fits_sequentially(fitting, orders, lambda done: None)
     (together,) = two.run_fits(fitting, orders, reported.append)
     assert set(reported) - {0} == set(range(1, given.STEPS + 1))
-    start = copy_parameters(base.encoder, alone.trained.delta)
-    moved = max(float((tensor - start[name]).abs().max()) for name, tensor in alone.trained.delta.items())
+    start = copy_parameters(base.encoder, alone.weights[LAST].delta)
+    moved = max(float((tensor - start[name]).abs().max()) for name, tensor in alone.weights[LAST].delta.items())
     assert moved > 100 * TOLERANCE  # the weights have moved far more than the tolerance
     features = [
-        encode_activations(apply_delta(base.encoder, made.trained.delta), fitting.activations[:, 0], k=2).features
+        encode_activations(apply_delta(base.encoder, made.weights[LAST].delta), fitting.activations[:, 0], k=2).features
         for made in (alone, together)
     ]
     assert float((features[0] - features[1]).abs().max()) <= TOLERANCE

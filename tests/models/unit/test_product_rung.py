@@ -14,10 +14,21 @@ from models.ladder.bench_activations import SharedActivations
 from models.ladder.closed_form import StageOneMethod
 from models.ladder.method import FewShotBenchmark
 from models.ladder.product import RadclipdMethod, ViewActivationCache
+from models.training import training_round
 from models.training.column_choice import ColumnChoiceSettings
 from models.training.prevalence import published_prevalence
 from models.training.recipe import Augmentation, Recipe
-from models.training.training_round import TrainingData, TrainingMethod, TrainingPlan, TrainingResult, run_training_round
+from models.training.training_round import (
+    PARTIAL,
+    PARTIAL_LAST,
+    STAGE_1,
+    TEXT,
+    TrainingData,
+    TrainingMethod,
+    TrainingPlan,
+    TrainingResult,
+    run_training_round,
+)
 from tests.builders import learnable_films
 
 RECIPE = replace(Recipe(), k=1, steps_per_shot=2, augmentation=Augmentation(views=2))
@@ -73,7 +84,9 @@ def test_method_partial_scores_with_the_fine_tuned_blocks(bench: FewShotBenchmar
 def test_method_auto_takes_the_method_of_the_smaller_loss(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
     made = trained_on(bench, plan("auto"), support.rows)
-    assert made.method == min(made.cross_validation, key=lambda name: made.cross_validation[name].loss)
+    learnt = {name: tried.loss for name, tried in made.cross_validation.items() if name != TEXT}
+    assert set(learnt) == {STAGE_1, PARTIAL, PARTIAL_LAST}
+    assert made.method == min(learnt, key=learnt.__getitem__).removesuffix("-last")
     pinned = RadclipdMethod(SharedActivations(), plan("partial" if made.method == "partial" else "stage-1"))
     found = RadclipdMethod(SharedActivations(), plan("auto")).scores(bench, support, seed=0)
     np.testing.assert_allclose(found, pinned.scores(bench, support, seed=0), atol=1e-4)
@@ -86,3 +99,28 @@ def test_view_activations_are_computed_once_and_cached_within_the_limit(bench: F
     assert torch.equal(first, none.of_rows(rows))
     assert torch.equal(ample.of_rows(rows[1:]), first[1:])
     assert len(ample._cached) == 3 and not none._cached
+
+
+def test_method_auto_leaves_the_encoder_frozen_where_findings_have_few_positives(bench: FewShotBenchmark) -> None:
+    made = trained_on(bench, plan("auto"), learnable_films.support(bench, shots=2).rows)
+    assert made.method == STAGE_1
+    assert set(made.cross_validation) == {TEXT, STAGE_1}
+    assert "fewer than 4" in made.notes[0]
+
+
+@pytest.mark.parametrize("name", [PARTIAL, PARTIAL_LAST])
+def test_the_weights_of_the_smaller_loss_are_served(bench: FewShotBenchmark, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    rows = learnable_films.support(bench, shots=4).rows
+    served = {}
+    for wanted in (name, None):
+        with monkeypatch.context() as patch:
+            if wanted:
+                patch.setattr(training_round._TrainingRound, "_choose_method", lambda self, tried, name=wanted: name)
+            served[wanted] = trained_on(bench, plan("partial"), rows)
+    losses = {kind: served[None].cross_validation[kind].loss for kind in (PARTIAL, PARTIAL_LAST)}
+    best = min(losses, key=losses.__getitem__)
+    first, second = (made.fine_tuned for made in served.values())
+    assert first is not None and second is not None
+    same = all(torch.equal(tensor, second.delta[key]) for key, tensor in first.delta.items())
+    assert same == (name == best)
+    assert served[name].fit_card["weights"] == ("last" if name == PARTIAL_LAST else "averaged")
