@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv as csv_format
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -59,14 +61,14 @@ def worklist(
     from adapters.app.policies import chest_policy, worklist_policy
     from pipeline import worklist as steps
 
-    with parts_of(ctx) as parts:
+    with _open_table(csv) as out, parts_of(ctx) as parts:
         if still_open:
             entries = steps.list_open_entries(catalog=parts.catalog, chest=chest_policy(parts.config))
         else:
             policy = worklist_policy(parts.config)
             entries = steps.make_worklist(count=n, catalog=parts.catalog, policy=policy, dry_run=dry_run)
-    if csv is not None:
-        _write_csv(csv, entries)
+        if out is not None:
+            _write_csv(out, entries)
     if str(csv) != "-":
         write_rows(COLUMNS, map(_make_row, entries), Format.JSON if json else Format.TABLE)
     if not still_open and len(entries) < n:
@@ -88,20 +90,39 @@ def _make_row(one: WorklistEntry) -> Sequence[Any]:
     )
 
 
-def _write_csv(file: Path, entries: Iterable[WorklistEntry]) -> None:
+@contextmanager
+def _open_table(file: Path | None) -> Iterator[TextIO | None]:
+    """Yield the file to write to; None without one. PermanentError.
+
+    It is opened before anything is requested, and as the caller: root may write where the owner of the store may not. An existing
+    table stays as it is until the new one is written.
+    """
+    if file is None or str(file) == "-":
+        yield sys.stdout if file is not None else None
+        return
+    try:
+        out = file.open("a", encoding="utf-8", newline="")
+    except OSError as error:
+        raise PermanentError(f"{file}: {error.strerror}", hint="name a file in a folder that you can write to") from error
+    with out:
+        yield out
+
+
+def _write_csv(out: TextIO, entries: Iterable[WorklistEntry]) -> None:
     """Write the columns of `labels template`. They omit the finding a study was chosen for: it would bias the reader."""
     from adapters.label_csv.csv_text import escape_cell
     from adapters.label_csv.exporter import TEMPLATE_COLUMNS, request_rows
 
     rows = request_rows((one.request, one.accession_number) for one in entries)
-    if str(file) == "-":
+    if out is sys.stdout:
         write_rows(TEMPLATE_COLUMNS, rows, Format.CSV)
         return
     try:
-        with file.open("w", encoding="utf-8", newline="") as out:
-            writer = csv_format.writer(out, lineterminator="\n")
-            writer.writerow(TEMPLATE_COLUMNS)
-            writer.writerows(map(escape_cell, row) for row in rows)
+        out.truncate(0)
+        writer = csv_format.writer(out, lineterminator="\n")
+        writer.writerow(TEMPLATE_COLUMNS)
+        writer.writerows(map(escape_cell, row) for row in rows)
+        out.flush()
     except OSError as error:
         remedy = "radclipd worklist --open --csv FILE writes the open requests again"
-        raise PermanentError(f"{file}: {error.strerror}", hint=remedy) from error
+        raise PermanentError(f"{out.name}: {error.strerror}", hint=remedy) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,6 +45,7 @@ class Scheduler:
             timezone="UTC",
         )
         self._scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)  # its warnings are of calls under way
         self._triggers: dict[str, Callable[[], BaseTrigger]] = {}
 
     def add_interval(self, seconds: float, name: str, call: Callable[[], Any]) -> None:

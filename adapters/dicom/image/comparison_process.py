@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 
 import structlog
@@ -41,17 +41,19 @@ class ComparisonProcess:
             raise OutOfResources("too many instances wait to be compared with those stored", hint="the sender sends again later")
         try:
             with incoming.open() as stream:
-                return self._ask_worker(self._folder / stored.key, Path(f"/proc/{os.getpid()}/fd/{stream.fileno()}"))
+                return self._ask_worker(self._folder / stored.key, stream.fileno())
         finally:
             self._lock.release()
 
-    def _ask_worker(self, stored: Path, incoming: Path) -> str | None:
+    def _ask_worker(self, stored: Path, incoming: int) -> str | None:
+        # The descriptor, and no path in /proc: a process that was root's has none that its own user may open.
         for _ in range(2):  # an idle process may have ended just now
             worker = self._worker = self._worker or WorkerProcess.start(
                 "adapters.dicom.image.comparison_worker", memory_bytes=MEMORY_BYTES, environment={"OPENBLAS_NUM_THREADS": "1"}
             )
             try:
-                worker.connection.send((str(stored), str(incoming)))
+                worker.connection.send(str(stored))
+                send_handle(worker.connection, incoming, worker.process.pid)
                 if worker.connection.poll(COMPARE_SECONDS):
                     is_same, text = worker.connection.recv()
                     return text if is_same else None

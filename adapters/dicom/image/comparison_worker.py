@@ -5,7 +5,10 @@ It decodes what a sender has sent, so its memory has a limit. It ends by itself 
 
 from __future__ import annotations
 
+import os
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
+from typing import BinaryIO
 
 from adapters.dicom.image.instance_comparison import describe_difference
 from adapters.ipc.worker_process import connect_to_parent
@@ -20,18 +23,20 @@ def main() -> None:
     connection.send(None)  # ready
     while connection.poll(IDLE_SECONDS):
         try:
-            stored, incoming = connection.recv()
+            stored, incoming = connection.recv(), os.fdopen(recv_handle(connection), "rb")
         except EOFError:
             return
-        connection.send(_compare_files(Path(stored), Path(incoming)))
+        with incoming:
+            connection.send(_compare_files(Path(stored), incoming))
 
 
-def _compare_files(stored: Path, incoming: Path) -> tuple[bool, str]:
+def _compare_files(stored: Path, incoming: BinaryIO) -> tuple[bool, str]:
     """Return whether they hold the same instance, and what differs, or why that is unknown."""
     try:
-        if max(stored.stat().st_size, incoming.stat().st_size) > MAX_FILE_BYTES:
+        if max(stored.stat().st_size, os.fstat(incoming.fileno()).st_size) > MAX_FILE_BYTES:
             return False, "too large to compare"
-        difference = describe_difference(stored.read_bytes(), incoming.read_bytes())
+        incoming.seek(0)
+        difference = describe_difference(stored.read_bytes(), incoming.read())
     except Exception as error:  # of any type: the files are of any origin
         return False, f"cannot be compared: {type(error).__name__}"
     return difference is not None, difference or "another image or another document"

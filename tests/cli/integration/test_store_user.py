@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from tests.builders import second_user, tiny
+from tests.builders import dicom_files, second_user, tiny
 from tests.builders.installation import free_port
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -92,6 +93,26 @@ def test_whatever_root_runs_leaves_a_store_that_the_service_can_use(place: Place
     assert place.foreign_paths() == []
     assert place.write_image("film").returncode == 0
     assert place.foreign_paths() == []
+
+
+def test_a_backfill_that_root_runs_knows_an_instance_in_another_transfer_syntax(place: Place) -> None:
+    place.run("db", "upgrade")
+    film = dicom_files.dx()
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        folder = place.folder / syntax
+        folder.mkdir()
+        (folder / "film.dcm").write_bytes(dicom_files.file_of(film, syntax))
+        done = place.run("backfill", "--folder", str(folder))
+        assert done.returncode == 0, done.stderr
+    assert "0 instances received (0.0 MB), 1 known already, 0 refused" in done.stdout
+
+
+def test_root_writes_a_worklist_where_the_owner_of_the_store_may_not(place: Place, tmp_path: Path) -> None:
+    place.run("db", "upgrade")
+    table = tmp_path / "to-read.csv"
+    done = place.run("worklist", "--open", "--csv", str(table))
+    assert done.returncode == 0, done.stderr
+    assert table.read_text().startswith("study_instance_uid,")
 
 
 def test_a_check_leaves_nothing_behind(place: Place) -> None:
