@@ -114,6 +114,11 @@ def select_blind_labels(labels: Iterable[Label]) -> list[Label]:
     return [label for label in given if label.exposure is not LabelExposure.SEEN or vote_key(label) not in blind]
 
 
+def select_unexposed_labels(labels: Iterable[Label]) -> list[Label]:
+    """Return the labels that were given without the model's result, and all withdrawals: what versions are measured on."""
+    return [label for label in labels if label.exposure is LabelExposure.NONE or label.state is None]
+
+
 def resolve_consensus(labels: Iterable[Label], policy: LabelPolicy) -> ConsensusSet:
     """Return the consensus of all labels on any number of studies. Each label needs the id that the catalog gave it."""
     votes: dict[Key, list[Label]] = {}

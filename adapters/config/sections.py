@@ -30,7 +30,7 @@ from adapters.config.types import (
     StringTuple,
     VisibleTuple,
 )
-from pipeline.domain import VisibleKind
+from pipeline.domain import Delivery, VisibleKind
 from pipeline.errors import ConfigurationError
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
@@ -224,8 +224,16 @@ class ActivationCacheConfig(Section):
 
 
 class ReportConfig(Section):
-    """[report]: the DICOM SR."""
+    """[report]: the DICOM SR, and whether it leaves."""
 
+    deliver: Delivery = Field(
+        default=Delivery.ALL,
+        description='Reports: "none" (only scores are kept), "shadow" (built and kept, nothing leaves) or "all" (sent).',
+    )
+    silent_share: Fraction = Field(
+        default=0.05,
+        description="Share of the patients, at random, whose reports are never sent: their labels are given without the result.",
+    )
     sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
         default="comprehensive-3d", description='SR storage SOP class: "comprehensive-3d", "comprehensive" or "enhanced".'
     )
