@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, literal_column, select, union_all, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, union_all, update
 
 from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import now
@@ -43,7 +43,7 @@ class SqlReports:
         return list(self._connection.scalars(query))
 
     def studies_withheld(self, *, since: datetime, after: str, limit: int) -> list[str]:
-        kept = and_(_IS_WITHHELD, reports.c.withheld == WithheldReason.SHADOW.value, reports.c.created_at >= since)
+        kept = and_(reports.c.withheld == WithheldReason.SHADOW.value, reports.c.created_at >= since)
         query = select(studies.c.study_instance_uid).join(reports, reports.c.study == studies.c.id)
         query = query.where(kept, studies.c.study_instance_uid > after).distinct()
         return list(self._connection.scalars(query.order_by(studies.c.study_instance_uid).limit(limit)))
@@ -150,8 +150,6 @@ _LATEST_OF = _select_reports().where(
     IN_UIDS,
     reports.c.id == select(func.max(_OTHER_REPORTS.c.id)).where(_OTHER_REPORTS.c.study == studies.c.id).scalar_subquery(),
 )
-_IS_WITHHELD = reports.c.withheld != literal_column("''")
-"""A literal: SQLite uses a partial index only for a literal condition."""
 _SENT_REPORTS = select(studies.c.study_instance_uid, reports.c.sent_at).join(reports, reports.c.study == studies.c.id)
 _SENT_OBJECTS = (
     select(studies.c.study_instance_uid, visible_objects.c.sent_at)

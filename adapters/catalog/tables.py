@@ -361,7 +361,6 @@ reports = Table(
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
     Index("ix_reports_created_at", "created_at"),
     Index("ix_reports_unsent", "created_at", **_restrict_index("state <> 'sent'")),
-    Index("ix_reports_withheld", "withheld", "created_at", **_restrict_index("withheld <> ''")),
 )
 
 draw_keys = Table(

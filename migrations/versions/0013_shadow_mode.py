@@ -24,14 +24,6 @@ def upgrade() -> None:
         f" CONSTRAINT ck_reports_withheld CHECK ({WITHHELD})"
         f" CONSTRAINT ck_reports_withheld_is_not_sent CHECK ({WITHHELD_IS_NOT_SENT})"
     )
-    is_withheld = sa.text("withheld <> ''")
-    op.create_index(
-        "ix_reports_withheld",
-        "reports",
-        ["withheld", "created_at"],
-        sqlite_where=is_withheld,
-        postgresql_where=is_withheld,
-    )
     op.create_table(
         "draw_keys",
         sa.Column("purpose", sa.String(length=16), nullable=False),
@@ -46,6 +38,5 @@ def downgrade() -> None:
     if op.get_bind().scalar(sa.text("SELECT COUNT(*) FROM reports WHERE withheld <> ''")):
         raise NotImplementedError("kept reports would count as waiting to be sent: restore the backup from before the upgrade")
     op.drop_table("draw_keys")
-    op.drop_index("ix_reports_withheld", "reports")
     op.execute("ALTER TABLE reports DROP COLUMN withheld")  # with its checks
     op.drop_column("studies", "silent")
