@@ -432,6 +432,13 @@ class TrainingExample:
     targets: tuple[int, ...]  # [14] PRESENT, ABSENT or UNKNOWN, in the order of FINDINGS
     selection_probability: float | None = None  # as Label.selection_probability, of the study's first label
     votes: tuple[int, ...] = ()  # [14] readers that agree with a target less those that disagree; (): one reader
+    weights: tuple[float, ...] = ()  # [14] of each target in training, above 0 and up to 1; (): 1
+    measured: tuple[int, ...] = ()  # [14] the targets by labels of exposure NONE alone, to measure versions on; (): `targets`
+
+    @property
+    def measured_targets(self) -> tuple[int, ...]:
+        """[14]: the targets that versions are measured on."""
+        return self.measured or self.targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from adapters.config.types import (
     Host,
     OptionalAeTitle,
     Port,
+    PositiveFraction,
     PositiveInteger,
     PositiveSeconds,
     Seconds,
@@ -313,6 +314,15 @@ class LearnConfig(Section):
     )
     unlabelled_studies: int = Field(
         default=1000, ge=0, description="Newest studies whose images, without labels, estimate the variation between images."
+    )
+    seen_present_weight: PositiveFraction = Field(
+        default=1.0, description="Weight in training of a present finding whose reader had seen the model's result."
+    )
+    seen_absent_weight: PositiveFraction = Field(
+        default=0.5, description="Weight in training of an absent finding whose reader had seen the model's result."
+    )
+    possible_absent_weight: PositiveFraction = Field(
+        default=0.75, description="Weight in training of an absent finding whose reader may have seen the model's result."
     )
     prior_prevalence: Annotated[dict[str, Fraction], AfterValidator(types.check_findings)] = Field(
         default={}, description="Prevalence of findings at this hospital, { Hernia = 0.004 }; of others: the share in ChestX-ray14."
