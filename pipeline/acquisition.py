@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 Names = npt.NDArray[np.str_]
 
+UNREPORTED_CHOICE = 4
+"""Unreported patients for each study that is chosen among them, so that the choice still is one."""
 DISTANCE_CHUNK_ROWS = 256
 """Rows of a distance matrix [N, rows] that are in memory at once, 8 bytes per element."""
 
@@ -73,6 +75,7 @@ class CandidateStudies:
     stratum: Names  # [N] view and scanner
     scores: Floats  # [N, F] of the serving version
     zero_shot_scores: Floats  # [N, F] of a zero-shot version; NaN: not scored by one
+    reported: npt.NDArray[np.bool_] | None = None  # [N] a report was delivered, so labels count as exposed; None: of none
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -103,23 +106,20 @@ def select_studies(
 ) -> list[SelectedStudy]:
     """Choose `count` studies, one per patient; fewer only where there are fewer patients.
 
-    The monitoring sample is drawn first, from all candidates. Studies that another reason cannot use, for instance without
-    zero-shot scores, go to coverage.
+    Studies without a delivered report come first, as many as leave a choice: labels on others count as exposed, and versions are
+    not measured on those. In either part the monitoring sample is drawn first, from all its candidates. Studies that another reason
+    cannot use, for instance without zero-shot scores, go to coverage.
     """
     if not len(candidates) or count < 1:
         return []
     rng = np.random.default_rng(seed)
-    quota = _allocate_quotas(policy, min(count, len(np.unique(candidates.patient))), rng)
     selection = _Selection(candidates, history, policy, rng)
-    expected = policy.shares[SelectionReason.MONITORING] * count
-    selection.add_draws(selection.draw_random(quota[SelectionReason.MONITORING], expected), SelectionReason.MONITORING)
-    for reason, draw in (
-        (SelectionReason.POSITIVES, selection.draw_positives),
-        (SelectionReason.DISAGREEMENT, selection.draw_disagreement),
-        (SelectionReason.UNCERTAINTY, selection.draw_uncertainty),
-    ):
-        selection.add_draws(draw(quota[reason]), reason)
-    selection.add_draws(selection.draw_coverage(sum(quota.values()) - len(selection.selected)), SelectionReason.COVERAGE)
+    reported = np.zeros(len(candidates), dtype=bool) if candidates.reported is None else candidates.reported
+    if reported.any() and not reported.all():
+        selection.free = ~reported
+        selection.extend(min(count, len(np.unique(candidates.patient[~reported])) // UNREPORTED_CHOICE))
+        selection.free = ~np.isin(candidates.patient, candidates.patient[[study.row for study in selection.selected]])
+    selection.extend(count - len(selection.selected))
     return selection.selected
 
 
@@ -151,6 +151,23 @@ class _Selection:
         self.selected: list[SelectedStudy] = []
         self.free = np.ones(len(candidates), dtype=bool)
         self._ranks = ranks_within_stratum(candidates.scores, candidates.stratum)
+
+    def extend(self, count: int) -> None:
+        """Append up to `count` of the free studies by every reason's share."""
+        before, patients = len(self.selected), len(np.unique(self._candidates.patient[self.free]))
+        if not patients or count < 1:
+            return
+        quota = _allocate_quotas(self._policy, min(count, patients), self._rng)
+        expected = self._policy.shares[SelectionReason.MONITORING] * count
+        self.add_draws(self.draw_random(quota[SelectionReason.MONITORING], expected), SelectionReason.MONITORING)
+        for reason, draw in (
+            (SelectionReason.POSITIVES, self.draw_positives),
+            (SelectionReason.DISAGREEMENT, self.draw_disagreement),
+            (SelectionReason.UNCERTAINTY, self.draw_uncertainty),
+        ):
+            self.add_draws(draw(quota[reason]), reason)
+        left = sum(quota.values()) - (len(self.selected) - before)
+        self.add_draws(self.draw_coverage(left), SelectionReason.COVERAGE)
 
     def add_draws(self, draws: Iterator[_Draw], reason: SelectionReason) -> None:
         """Append drawn studies to the list. Each patient is then no longer free, before the next draw."""

@@ -96,6 +96,21 @@ class ReportState(StrEnum):
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
 
 
+class Delivery(StrEnum):
+    """`report.deliver` of the configuration: whether reports leave."""
+
+    NONE = "none"  # studies are scored, and reports are noted, not built
+    SHADOW = "shadow"  # reports are built and kept, and nothing leaves
+    ALL = "all"  # reports are sent, except those of the silent share
+
+
+class WithheldReason(StrEnum):
+    """Why a built report is kept and not sent."""
+
+    SHADOW = "shadow"  # `report.deliver` was not "all"
+    SILENT = "silent share"  # the study belongs to the silent share, drawn by patient
+
+
 class VisibleKind(StrEnum):
     """Kind of a visible object: what a viewer shows beside the SR."""
 
@@ -254,6 +269,7 @@ class Study:
     accession_number: str = ""
     study_date: str = ""  # DA as received, YYYYMMDD
     patient_key: str = ""  # see Header.patient_key
+    silent: bool | None = None  # it belongs to the silent share, whose reports are never sent; None: not drawn yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +432,13 @@ class TrainingExample:
     targets: tuple[int, ...]  # [14] PRESENT, ABSENT or UNKNOWN, in the order of FINDINGS
     selection_probability: float | None = None  # as Label.selection_probability, of the study's first label
     votes: tuple[int, ...] = ()  # [14] readers that agree with a target less those that disagree; (): one reader
+    weights: tuple[float, ...] = ()  # [14] of each target in training, above 0 and up to 1; (): 1
+    measured: tuple[int, ...] = ()  # [14] the targets by labels of exposure NONE alone, to measure versions on; (): `targets`
+
+    @property
+    def measured_targets(self) -> tuple[int, ...]:
+        """[14]: the targets that versions are measured on."""
+        return self.measured or self.targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,6 +490,12 @@ class Report:
     predecessor: str | None = None  # SOPInstanceUID of the report that this one supersedes
     status: str = ""  # last answer of the archive
     withdrawal: str = ""  # why the study's reports are withdrawn: this one says so; "": it tells findings
+    withheld: WithheldReason | None = None  # why it is not sent; None: it is, or will be
+
+    @property
+    def reaches_archive(self) -> bool:
+        """Whether the archive holds it or is about to receive it."""
+        return self.state in (ReportState.BUILT, ReportState.SENT) and self.withheld is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,6 +511,11 @@ class VisibleObject:
     sop_class_uid: str = ""
     predecessor: str | None = None  # SOPInstanceUID of the object of the same kind that this one supersedes
     status: str = ""  # last answer of the archive
+
+    @property
+    def reaches_archive(self) -> bool:
+        """Whether the archive holds it or is about to receive it, where its report does."""
+        return self.state in (ReportState.BUILT, ReportState.SENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ def import_readings(readings: Sequence[ReaderStatement], *, catalog: Catalog, dr
     with catalog.read() if dry_run else catalog.begin() as tx:
         now = tx.now()
         identified, faults = _identify_studies(readings, tx)
+        blind = sum(reading.exposure is LabelExposure.NONE for reading in identified)
         identified = _add_exposures(_add_reasons(identified, now, tx), now, tx)
         faults += [fault for reading in readings for fault in _check_reading(reading, now)]
         faults += _find_contradictions(identified)
@@ -57,7 +58,8 @@ def import_readings(readings: Sequence[ReaderStatement], *, catalog: Catalog, dr
         new = [label for reading in identified for label in index.new_labels(reading, now)]
         if new and not dry_run:
             tx.labels.append(new)
-            detail = f"{len(new)} labels on {len(studies)} studies"
+            stated = f", {blind} statements without the model's result by the word of the sender" if blind else ""
+            detail = f"{len(new)} labels on {len(studies)} studies{stated}"
             tx.audit(AuditEvent("label", "done", "", detail, _join_sources(identified)))
     return ImportResult(len(new), sum(len(reading.findings) for reading in identified) - len(new), len(studies))
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import priorities, rules, versions
-from pipeline.consensus import ConsensusSet, LabelPolicy, resolve_consensus, select_blind_labels
+from pipeline.consensus import (
+    USUAL_WEIGHTS,
+    ConsensusSet,
+    ExposureWeights,
+    LabelPolicy,
+    resolve_consensus,
+    select_blind_labels,
+    select_unexposed_labels,
+)
 from pipeline.domain import (
     ABSENT,
     FINDINGS,
@@ -40,6 +48,7 @@ class LearnPolicy:
     gate: rules.GatePolicy
     min_positives: float  # true positive studies, expected from the labels, that a finding needs
     errors: ReadingErrors = USUAL_ERRORS
+    weights: ExposureWeights = USUAL_WEIGHTS
     unlabelled_studies: int  # newest studies of the archive whose images are used without labels
 
 
@@ -47,7 +56,7 @@ class LearnResult(StrEnum):
     """Result of a round of learning."""
 
     PROMOTED = "promoted"
-    WAITING = "waiting"  # the candidate passed the gate and waits for a person to promote it
+    WAITING = "waiting"  # the candidate waits for a person to promote it, or for labels to measure it on
     REJECTED = "rejected"
     UNCHANGED = "unchanged"  # a version was trained on the same labels before
     NOTHING = "nothing to learn"
@@ -125,7 +134,9 @@ def _build_training_set(tx: Transaction, policy: LearnPolicy) -> tuple[TrainingS
         label_fingerprint=_compute_fingerprint(examples),
         newest_label_id=max((label.id for label in labels), default=0),
         required_confidence=policy.gate.required_confidence(_count_candidates(tx.versions.all(), serving) + 1),
-        monitoring_examples=tuple(example for example in labelled if example.study_instance_uid in monitoring_studies),
+        monitoring_examples=tuple(
+            _select_measured(example for example in labelled if example.study_instance_uid in monitoring_studies)
+        ),
     )
     return training_set, learnable
 
@@ -139,15 +150,23 @@ def _find_monitoring_patients(tx: Transaction, labels: Iterable[Label]) -> set[s
 
 def _build_examples(tx: Transaction, labels: Sequence[Label], policy: LearnPolicy) -> Iterable[TrainingExample]:
     consensus = resolve_consensus(select_blind_labels(labels), policy.labels)
+    measured = resolve_consensus(select_unexposed_labels(labels), policy.labels).targets(consensus.studies)
     patient_keys = tx.studies.patient_keys(consensus.studies)
     instances = tx.studies.instances_of(consensus.studies)
     probabilities = {label.study_instance_uid: label.selection_probability for label in reversed(labels)}  # the first label's stays
-    for uid, targets in zip(consensus.studies, consensus.targets(consensus.studies), strict=True):
+    for uid, targets, unexposed in zip(consensus.studies, consensus.targets(consensus.studies), measured, strict=True):
         images = rules.choose_images(instances.get(uid, []), policy.chest).images
         if images:
-            known = tuple(int(target) for target in targets)
-            votes = _count_net_votes(consensus, uid)
-            yield TrainingExample(uid, patient_keys[uid], images[0], known, probabilities[uid], votes)
+            yield TrainingExample(
+                study_instance_uid=uid,
+                patient_key=patient_keys[uid],
+                instance=images[0],
+                targets=tuple(int(target) for target in targets),
+                selection_probability=probabilities[uid],
+                votes=_count_net_votes(consensus, uid),
+                weights=_weigh_targets(consensus, uid, policy.weights),
+                measured=tuple(int(target) for target in unexposed),
+            )
 
 
 def _count_net_votes(consensus: ConsensusSet, study: str) -> tuple[int, ...]:
@@ -156,10 +175,27 @@ def _count_net_votes(consensus: ConsensusSet, study: str) -> tuple[int, ...]:
     return tuple(max(1, sum(1 if vote.state is one.state else -1 for vote in one.votes)) if one else 1 for one in found)
 
 
+def _weigh_targets(consensus: ConsensusSet, study: str, weights: ExposureWeights) -> tuple[float, ...]:
+    """Return [14]: the weight of the least exposed reader who agrees with the consensus; 1 without one."""
+    found = (consensus.by_key.get((study, finding)) for finding in FINDINGS)
+    agreeing = ([weights.weigh(vote) for vote in one.votes if vote.state is one.state] if one else [] for one in found)
+    return tuple(max(of, default=1.0) for of in agreeing)
+
+
+def _select_measured(examples: Iterable[TrainingExample]) -> Iterable[TrainingExample]:
+    """Yield the examples with the targets that versions are measured on, those that have any."""
+    for example in examples:
+        if set(example.measured_targets) != {UNKNOWN}:
+            yield replace(example, targets=example.measured_targets)
+
+
 def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> TrainingExample:
     """Return the example with the targets of all other findings UNKNOWN."""
-    targets = zip(FINDINGS, example.targets, strict=True)
-    return replace(example, targets=tuple(target if finding in findings else UNKNOWN for finding, target in targets))
+    targets, measured = (
+        tuple(target if finding in findings else UNKNOWN for finding, target in zip(FINDINGS, known, strict=True))
+        for known in (example.targets, example.measured_targets)
+    )
+    return replace(example, targets=targets, measured=measured)
 
 
 def _choose_unlabelled(tx: Transaction, policy: LearnPolicy, monitoring_patients: set[str]) -> Iterable[StoredInstance]:
@@ -171,16 +207,18 @@ def _choose_unlabelled(tx: Transaction, policy: LearnPolicy, monitoring_patients
             yield images[0]
 
 
-def _compute_fingerprint(examples: Iterable[TrainingExample]) -> str:
-    """Return `rules.labels_fingerprint` of the examples' targets."""
+def _compute_fingerprint(examples: Sequence[TrainingExample]) -> str:
+    """Return `rules.labels_fingerprint` of the examples' targets, and of what they are measured on."""
     state_of_target = {PRESENT: LabelState.PRESENT, ABSENT: LabelState.ABSENT}
+    known = [
+        (example.study_instance_uid, finding, target, measured)
+        for example in examples
+        for finding, target, measured in zip(FINDINGS, example.targets, example.measured_targets, strict=True)
+        if target != UNKNOWN
+    ]
     return rules.labels_fingerprint(
-        {
-            (example.study_instance_uid, finding): state_of_target[target]
-            for example in examples
-            for finding, target in zip(FINDINGS, example.targets, strict=True)
-            if target != UNKNOWN
-        }
+        {(study, finding): state_of_target[target] for study, finding, target, _ in known},
+        exposed={(study, finding) for study, finding, target, measured in known if measured != target},
     )
 
 
@@ -245,6 +283,8 @@ def _finish_job(tx: Transaction, job: Job, outcome: LearnOutcome) -> None:
 
 
 def _decide_result(verdict: rules.Verdict, gate: rules.GatePolicy, *, compared_with_serving: bool) -> tuple[LearnResult, str]:
+    if verdict.waits:
+        return LearnResult.WAITING, verdict.reason
     if not verdict.passed:
         return LearnResult.REJECTED, verdict.reason
     if not compared_with_serving:

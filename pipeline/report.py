@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pipeline import decisions
+from pipeline import decisions, delivery
 from pipeline.domain import (
     AuditEvent,
     Decision,
+    Delivery,
     Job,
     JobKind,
     ModelVersion,
@@ -21,6 +22,7 @@ from pipeline.domain import (
     Study,
     StudyState,
     VisibleObject,
+    WithheldReason,
 )
 from pipeline.errors import (
     ArchiveUnreachable,
@@ -47,26 +49,36 @@ class ReportPolicy:
 
     language: str = ENGLISH  # of `pipeline.messages`
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
+    deliver: Delivery = Delivery.ALL
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter, policy: ReportPolicy) -> None:
     """Build the SR of one study's newest revision, and its visible objects; all become durable in one transaction.
 
-    Idempotent: the SOP Instance UIDs derive from study, version and revision.
+    Idempotent: the SOP Instance UIDs derive from study, version and revision. Where no report is wanted, its row alone is kept.
     """
     with catalog.begin() as tx:
         content = _gather_content(tx, job, writer, policy)
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
+        withheld = delivery.choose_withholding(content.study, policy.deliver, content.report.withdrawal)
+        if withheld is WithheldReason.SHADOW and policy.deliver is Delivery.NONE:
+            tx.reports.put_withheld(content.report.sop_instance_uid, withheld)
+            tx.jobs.finish(job)
+            return
         pending = _insert_visible(tx, content, writer)
     objects = {content.report.sop_instance_uid: writer.write(content)}
     objects |= {one.sop_instance_uid: writer.write_visible(content, one, before) for one, before in pending}
-    _store_objects(objects, job, catalog=catalog, images=images)
+    _store_objects(objects, job, withheld, catalog=catalog, images=images)
 
 
-def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, images: ImageStore) -> None:
-    """Write the files by SOP Instance UID, then their rows and send jobs and the end of the report job in one transaction."""
+def _store_objects(
+    objects: Mapping[str, bytes], job: Job, withheld: WithheldReason | None, *, catalog: Catalog, images: ImageStore
+) -> None:
+    """Write the files by SOP Instance UID, the report's first; then their rows and the end of the report job in one transaction,
+    with a send job for each unless the report is withheld.
+    """
     files: dict[str, StoredFile] = {}
     try:
         for uid, content in objects.items():
@@ -74,7 +86,9 @@ def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, 
         with catalog.begin() as tx:
             for uid, file in files.items():
                 tx.reports.mark_built(uid, file)
-                tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
+                if withheld is None:
+                    tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
+            tx.reports.put_withheld(next(iter(files)), withheld)
             tx.jobs.finish(job)
             if swept := [uid for uid, file in files.items() if not images.exists(file)]:
                 raise TransientError(
@@ -191,12 +205,22 @@ def tell_newest(tx: Transaction, study_instance_uid: str, policy: ReportPolicy) 
 
 def _choose_predecessor(previous: Report | VisibleObject) -> str | None:
     """Return the newest object that the archive holds or is about to receive: the previous one, or else its predecessor."""
-    reaches_archive = previous.state in (ReportState.BUILT, ReportState.SENT)
-    return previous.sop_instance_uid if reaches_archive else previous.predecessor
+    return previous.sop_instance_uid if previous.reaches_archive else previous.predecessor
 
 
-def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
-    """Send one SR or visible object to the archive, at least once: a second arrival has the same UID and is the same object."""
+def send(
+    job: Job,
+    *,
+    catalog: Catalog,
+    images: ImageStore,
+    archive: Archive,
+    circuit: CircuitPolicy,
+    deliver: Delivery = Delivery.ALL,
+) -> None:
+    """Send one SR or visible object to the archive, at least once: a second arrival has the same UID and is the same object.
+
+    One that may not leave is kept, and the job ends.
+    """
     with catalog.read() as tx:
         built = _find_object(tx, job.subject)
         told = tx.reports.find(built.report) if isinstance(built, VisibleObject) else built
@@ -204,7 +228,7 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         raise ReportImpossible(
             f"report {job.subject} has no bytes to send", hint="radclipd jobs list; radclipd reports resend STUDY"
         )
-    if not _may_leave(told, job, catalog):
+    if not _is_deliverable(told, job, catalog, deliver) or not _may_leave(told, job, catalog):
         return
     content = images.read(built.file)
     try:
@@ -224,6 +248,18 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         tx.reports.mark_sent(built.sop_instance_uid, status)
         _close_study(tx, built)
         tx.jobs.finish(job)
+
+
+def _is_deliverable(built: Report, job: Job, catalog: Catalog, deliver: Delivery) -> bool:
+    """Tell whether the job's object, of a built report, is to be delivered; else keep the report, and finish the job."""
+    if built.withheld is None and (deliver is Delivery.ALL or built.withdrawal):
+        return True
+    with catalog.begin() as tx:
+        current = tx.reports.find(built.sop_instance_uid) or built
+        if delivery.may_be_sent(tx, current, deliver):
+            return True
+        tx.jobs.finish(job)
+    return False
 
 
 def _find_object(tx: Transaction, sop_instance_uid: str) -> Report | VisibleObject | None:
@@ -278,21 +314,3 @@ def _close_study(tx: Transaction, answered: Report | VisibleObject) -> None:
     study = tx.studies.find(sent.study_instance_uid)
     if study is not None and study.state is StudyState.SCORED and study.revision == sent.revision:
         tx.studies.put_state(study.study_instance_uid, StudyState.REPORTED)
-
-
-def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]:
-    """Enqueue the newest report of each study, with its visible objects; return the SOP Instance UIDs of the reports.
-
-    Skips studies without a built report.
-    """
-    queued: list[str] = []
-    with catalog.begin() as tx:
-        for study_instance_uid in study_instance_uids:
-            latest = tx.reports.latest(study_instance_uid)
-            if latest is not None and latest.file is not None:
-                delivered: tuple[Report | VisibleObject, ...] = (latest, *tx.reports.visible_objects(latest.sop_instance_uid))
-                for one in delivered:
-                    if one.file is not None:
-                        tx.jobs.put(JobKind.SEND, one.sop_instance_uid)
-                queued.append(latest.sop_instance_uid)
-    return queued

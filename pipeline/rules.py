@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -252,12 +252,14 @@ def truncate_to_milliseconds(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def labels_fingerprint(states: Mapping[tuple[str, str], LabelState]) -> str:
+def labels_fingerprint(states: Mapping[tuple[str, str], LabelState], *, exposed: Collection[tuple[str, str]] = ()) -> str:
     """Return the SHA-256, hex, of the present and absent entries of (StudyInstanceUID, finding) -> state; "" without such entries.
 
-    Independent of the order. Uncertain entries are left out, because nothing is learnt from them.
+    Independent of the order. Uncertain entries are left out, because nothing is learnt from them. `exposed`: entries that versions
+    are not measured on.
     """
-    entries = sorted((*key, state.value) for key, state in states.items() if state is not LabelState.UNCERTAIN)
+    marks = {key: ("exposed",) for key in exposed}
+    entries = sorted((*key, state.value, *marks.get(key, ())) for key, state in states.items() if state is not LabelState.UNCERTAIN)
     lines = "".join("\t".join(entry) + "\n" for entry in entries)
     return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
 
@@ -333,6 +335,7 @@ class Verdict:
 
     passed: bool  # whether it may serve
     reason: str  # in words
+    waits: bool = False  # nothing is decided: labels to measure it on are missing
 
 
 def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: int = 1) -> Verdict:
@@ -342,15 +345,20 @@ def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: 
     A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring sample
     is small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
     The last comparison on training cases is that with the serving version; a candidate that ranks as that version gains nothing.
+    A candidate that no comparison refuses waits where one has too few cases to decide: labels that were given without the model's
+    result, the only ones that comparisons use.
     """
     trained = [comparison for comparison in comparisons if not comparison.monitoring]
     if not trained:
         return Verdict(False, "it was compared with nothing")
+    missing = [reason for comparison in trained if (reason := _explain_missing(comparison, policy))]
     for comparison in comparisons:
         required = policy.required_confidence(look) if comparison is trained[-1] else policy.min_confidence
         reason = _explain_worse(comparison, policy) if comparison.monitoring else _explain_inferior(comparison, policy, required)
         if reason:
             return Verdict(False, reason)
+    if missing:
+        return Verdict(False, missing[0], waits=True)
     if _is_equal(trained[-1]):
         return Verdict(False, f"it ranks the cases as {trained[-1].against} does, in every finding: nothing would be gained")
     defined = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
@@ -368,20 +376,27 @@ def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
     return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}"
 
 
-def _explain_inferior(comparison: Comparison, policy: GatePolicy, required: float) -> str:
-    """Return why a candidate fails on the training cases, or ""."""
-    if comparison.patients < policy.min_patients:
+def _explain_missing(comparison: Comparison, policy: GatePolicy) -> str:
+    """Return what is missing to decide by the training cases, or ""."""
+    missing = policy.min_patients - comparison.patients
+    if missing > 0:
         return (
-            f"{comparison.patients} patients to compare it with {comparison.against} are too few;"
-            f" {policy.min_patients} are asked for"
+            f"waits for labels: {comparison.patients} patients to compare it with {comparison.against} are too few;"
+            f" {policy.min_patients} are asked for, so {missing} more with labels given without the model's result"
         )
     if math.isnan(comparison.candidate) or math.isnan(comparison.other):
-        return f"no finding has both kinds among the cases on which it could be compared with {comparison.against}"
-    if comparison.not_inferior < required:
         return (
-            f"may be worse than {comparison.against} ({required:.1%} confidence is asked for); {_describe_comparison(comparison)}"
+            "waits for labels: no finding has both kinds among the cases on which it could be compared with"
+            f" {comparison.against}, those labelled without the model's result"
         )
     return ""
+
+
+def _explain_inferior(comparison: Comparison, policy: GatePolicy, required: float) -> str:
+    """Return why a candidate fails on the training cases, or "". Too few of them decide nothing."""
+    if _explain_missing(comparison, policy) or comparison.not_inferior >= required:
+        return ""
+    return f"may be worse than {comparison.against} ({required:.1%} confidence is asked for); {_describe_comparison(comparison)}"
 
 
 def _describe_comparison(comparison: Comparison) -> str:

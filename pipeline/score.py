@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import decisions, references, rules, versions
+from pipeline import decisions, delivery, references, rules, versions
 from pipeline.domain import (
     AuditEvent,
     Decision,
+    Delivery,
     Job,
     JobKind,
     ModelVersion,
@@ -39,6 +40,8 @@ class ScorePolicy:
     batch_size: int = 8  # images scored and committed together, while the next ones are decoded
     backfill_reports: Literal["all", "none"] = "none"  # backfilled studies that get a report
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
+    deliver: Delivery = Delivery.ALL
+    silent_share: float = 0.0  # share (0..1) of the patients whose reports are never sent
 
 
 @dataclass(slots=True)
@@ -195,6 +198,7 @@ def _write_batch(
             tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
     told = [item for item in items if item.scores or (item.job.payload.get(RERANK_KEY) and item.job.subject in scored)]
     predictions = {item.job.subject: _predict_study(item, scored[item.job.subject], version, reference, policy) for item in told}
+    delivery.draw_silent_studies(tx, {uid: studies[uid] for uid in predictions if uid in studies}, share=policy.silent_share)
     _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
     tx.studies.put_states([job.subject for job in (item.job for item in told) if job.subject not in reopened], StudyState.SCORED)
@@ -225,7 +229,7 @@ def _write_predictions(
     policy: ScorePolicy,
 ) -> None:
     """Write the predictions of the jobs' studies, and enqueue the reports that the policy asks for."""
-    unreported = _find_suppressed_backfills(tx, predictions, policy) | _find_unchanged_rescores(tx, jobs, predictions, policy)
+    unreported = _find_unreported(tx, jobs, predictions, policy)
     revisions = tx.studies.next_revisions(predictions)
     tx.scores.put_predictions(version.number, predictions, revisions)
     reported = [job for job in jobs if job.subject not in unreported]
@@ -233,6 +237,14 @@ def _write_predictions(
         due = {job.subject: job.due_at for job in reported if job.priority == priority}
         payloads = {uid: {"version": version.number, "revision": revisions[uid]} for uid in due}
         tx.jobs.put_all(JobKind.REPORT, payloads, priority=priority, due=due)
+
+
+def _find_unreported(
+    tx: Transaction, jobs: Sequence[Job], predictions: Mapping[str, Sequence[Prediction]], policy: ScorePolicy
+) -> set[str]:
+    """Return the studies that get no report by the policy."""
+    past = delivery.find_past_studies(tx, [job.subject for job in jobs if job.payload.get(RESCORE_KEY)], policy.deliver)
+    return _find_suppressed_backfills(tx, predictions, policy) | past | _find_unchanged_rescores(tx, jobs, predictions, policy)
 
 
 def _find_suppressed_backfills(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline import decisions
-from pipeline.domain import AuditEvent, NotAssessedReason, ReportState
+from pipeline.domain import AuditEvent, NotAssessedReason
 from pipeline.errors import PermanentError
 from pipeline.ports.services import Catalog
 from pipeline.report import ALL_FINDINGS, put_revision
@@ -53,8 +53,7 @@ def recall(number: int, *, reason: str, source: str, catalog: Catalog) -> int:
             if not studies:
                 return done
             for uid, report in tx.reports.latest_of(studies).items():
-                reaches_archive = report.state in (ReportState.BUILT, ReportState.SENT)
-                if report.version == number and reaches_archive and not report.withdrawal:
+                if report.version == number and report.reaches_archive and not report.withdrawal:
                     withheld = decisions.withhold(tx.scores.predictions(uid, number), NotAssessedReason.WITHDRAWN)
                     put_revision(tx, uid, number, withheld, withdrawal=reason)
                     done += 1

@@ -157,6 +157,7 @@ class _CandidatePool:
         headers = _choose_headers(tx, patient_keys, policy.chest)
         unusable = tx.thumbnails.unusable_among([header.sop_instance_uid for header in headers.values()])
         studies = [uid for uid in patient_keys if uid in headers and headers[uid].sop_instance_uid not in unusable]
+        delivered = tx.reports.first_sent(studies)
         strata = [f"{_describe_view(headers[uid])} {_describe_scanner(headers[uid])}" for uid in studies]
         return cls(
             studies=studies,
@@ -166,6 +167,7 @@ class _CandidatePool:
                 stratum=np.array(strata, dtype=np.str_),
                 scores=_load_scores(tx, studies, serving.number),
                 zero_shot_scores=_load_zero_shot_scores(tx, studies, serving),
+                reported=np.array([uid in delivered for uid in studies], dtype=bool),
             ),
             history=_load_history(tx, requests, serving, policy),
             sampled_share=share,

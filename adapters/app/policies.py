@@ -72,6 +72,11 @@ def learn_policy(config: Config) -> learn.LearnPolicy:
         gate=rules.GatePolicy(min_patients=wanted.min_gate_patients, min_confidence=wanted.gate_confidence, promote=wanted.promote),
         min_positives=wanted.min_positives,
         errors=reading_errors(config),
+        weights=consensus.ExposureWeights(
+            seen_present=wanted.seen_present_weight,
+            seen_absent=wanted.seen_absent_weight,
+            possible_absent=wanted.possible_absent_weight,
+        ),
         unlabelled_studies=wanted.unlabelled_studies,
     )
 

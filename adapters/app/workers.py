@@ -78,6 +78,8 @@ def build_score_spec_and_cache_warming(parts: Parts) -> tuple[work.WorkerSpec, c
         backfill_reports=config.backfill.reports,
         batch_size=batch,
         decision=decision_policy(config),
+        deliver=config.report.deliver,
+        silent_share=config.report.silent_share,
     )
     load_serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     spec = work.WorkerSpec(
@@ -103,7 +105,7 @@ def _build_report_spec(parts: Parts) -> work.WorkerSpec:
     from adapters.dicom.sr.document import ReportSettings
     from adapters.dicom.sr.writer import SrWriter
 
-    settings = ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language"}))
+    settings = ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language", "deliver", "silent_share"}))
     writer = SrWriter(settings, parts.images, parts.thumbnail_decoder if VisibleKind.CARD in settings.visible else None)
     step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config))
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
@@ -111,7 +113,14 @@ def _build_report_spec(parts: Parts) -> work.WorkerSpec:
 
 def _build_send_spec(parts: Parts) -> work.WorkerSpec:
     config, catalog, archive = parts.config, parts.catalog, parts.archive
-    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit_policy(config))
+    step = partial(
+        report.send,
+        catalog=catalog,
+        images=parts.images,
+        archive=archive,
+        circuit=circuit_policy(config),
+        deliver=config.report.deliver,
+    )
 
     def admit() -> bool:
         with catalog.begin() as tx:

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, union_all, update
 
 from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import IN_UIDS
 from adapters.catalog.tables import reports, studies, visible_objects
-from pipeline.domain import Report, ReportState, StoredFile, VisibleKind, VisibleObject
+from pipeline.domain import Report, ReportState, StoredFile, VisibleKind, VisibleObject, WithheldReason
 
 
 class SqlReports:
@@ -41,6 +41,12 @@ class SqlReports:
             .limit(limit)
         )
         return list(self._connection.scalars(query))
+
+    def studies_withheld(self, *, since: datetime, after: str, limit: int) -> list[str]:
+        kept = and_(reports.c.withheld == WithheldReason.SHADOW.value, reports.c.created_at >= since)
+        query = select(studies.c.study_instance_uid).join(reports, reports.c.study == studies.c.id)
+        query = query.where(kept, studies.c.study_instance_uid > after).distinct()
+        return list(self._connection.scalars(query.order_by(studies.c.study_instance_uid).limit(limit)))
 
     def _fetch_report(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
@@ -112,6 +118,10 @@ class SqlReports:
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED.value, status=sanitise_text(status))
 
+    def put_withheld(self, sop_instance_uid: str, reason: WithheldReason | None) -> None:
+        of_uid = reports.c.sop_instance_uid == sop_instance_uid
+        self._connection.execute(update(reports).where(of_uid).values(withheld=reason.value if reason else ""))
+
     def _update_report(self, sop_instance_uid: str, **values: Any) -> None:
         """Update the row of the report or, where no report has this UID, of the visible object."""
         for table in (reports, visible_objects):
@@ -140,12 +150,17 @@ _LATEST_OF = _select_reports().where(
     IN_UIDS,
     reports.c.id == select(func.max(_OTHER_REPORTS.c.id)).where(_OTHER_REPORTS.c.study == studies.c.id).scalar_subquery(),
 )
-_FIRST_SENT = (
-    select(studies.c.study_instance_uid, func.min(reports.c.sent_at))
+_SENT_REPORTS = select(studies.c.study_instance_uid, reports.c.sent_at).join(reports, reports.c.study == studies.c.id)
+_SENT_OBJECTS = (
+    select(studies.c.study_instance_uid, visible_objects.c.sent_at)
     .join(reports, reports.c.study == studies.c.id)
-    .where(IN_UIDS, reports.c.sent_at.is_not(None))
-    .group_by(studies.c.study_instance_uid)
+    .join(visible_objects, visible_objects.c.report == reports.c.id)
 )
+_SENT = union_all(
+    _SENT_REPORTS.where(IN_UIDS, reports.c.sent_at.is_not(None)),
+    _SENT_OBJECTS.where(IN_UIDS, visible_objects.c.sent_at.is_not(None)),
+).subquery()
+_FIRST_SENT = select(_SENT.c.study_instance_uid, func.min(_SENT.c.sent_at)).group_by(_SENT.c.study_instance_uid)
 """Built once: _LATEST is executed for each received instance, _LATEST_OF for each batch of scored studies."""
 
 
@@ -180,4 +195,5 @@ def _build_report(row: RowMapping) -> Report:
         predecessor=row["predecessor"],
         status=row["status"],
         withdrawal=row["withdrawal"],
+        withheld=WithheldReason(row["withheld"]) if row["withheld"] else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import cache
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -30,6 +32,7 @@ from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import (
     backfilled_studies,
+    draw_keys,
     instances,
     labels,
     patients,
@@ -54,6 +57,8 @@ from pipeline.domain import (
 
 HEADER_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its JSON column `header`."""
+SILENT_PURPOSE, DRAW_KEY_BYTES = "silent share", 32
+"""Purpose, in `draw_keys`, of the key that draws the silent share; its length."""
 _IS_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """A literal, not a parameter: SQLite uses a partial index only for a literal condition."""
 IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
@@ -244,7 +249,7 @@ class SqlStudies:
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN_STATES)
         query = select(studies.c.study_instance_uid).where(
-            or_(studies.c.state == StudyState.REPORTED.value, _is_report_refused(), _is_unreported_backfill()),
+            or_(studies.c.state == StudyState.REPORTED.value, _is_report_ended(), _is_unreported_backfill()),
             ~_has_predictions(version),
             ~in_hand,
         )
@@ -299,6 +304,21 @@ class SqlStudies:
         for some in chunks(study_instance_uids):
             self._connection.execute(_PUT_STATES, {"uids": some, "to": state.value})
 
+    def draw_key(self) -> bytes:
+        find = select(draw_keys.c.key).where(draw_keys.c.purpose == SILENT_PURPOSE)
+        found = self._connection.scalar(find)
+        if found is None:
+            made = build_insert(draw_keys, self._connection.dialect.name).values(
+                purpose=SILENT_PURPOSE, key=secrets.token_hex(DRAW_KEY_BYTES)
+            )
+            self._connection.execute(made.on_conflict_do_nothing())  # another scorer may have made it
+            found = self._connection.scalars(find).one()
+        return bytes.fromhex(found)
+
+    def put_silent(self, study_instance_uids: Collection[str], *, silent: bool) -> None:
+        for some in chunks(study_instance_uids):
+            self._connection.execute(update(studies).where(studies.c.study_instance_uid.in_(some)).values(silent=silent))
+
     def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
         rows = (self._connection.execute(_NEXT_REVISIONS, {"uids": some}) for some in chunks(study_instance_uids))
         return {uid: revision for some in rows for uid, revision in some}
@@ -328,11 +348,12 @@ def _select_unread(version: int, request_expiry_days: float) -> Select[Any]:
     )
 
 
-def _is_report_refused() -> ColumnElement[bool]:
-    """Return the condition that the archive has refused a study's last report for good and no report job is active."""
-    last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
+def _is_report_ended() -> ColumnElement[bool]:
+    """Return the condition that a study's last report was refused for good, or is kept, and that no report job is active."""
+    ended = or_(reports.c.state == ReportState.REFUSED.value, reports.c.withheld != "")
+    last = select(case((ended, 1), else_=0)).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
     scored = studies.c.state == StudyState.SCORED.value
-    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_has_active_report_job())
+    return and_(scored, last.scalar_subquery() == 1, ~_has_active_report_job())
 
 
 def _is_unreported_backfill() -> ColumnElement[bool]:
@@ -412,4 +433,5 @@ def _build_study(row: RowMapping) -> Study:
         accession_number=row["accession_number"],
         study_date=row["study_date"],
         patient_key=row["patient_key"],
+        silent=row["silent"],
     )

@@ -43,6 +43,7 @@ from pipeline.domain import (
     UserRole,
     VersionState,
     VisibleKind,
+    WithheldReason,
 )
 from pipeline.thumbnails import THUMBNAIL_SIDE
 
@@ -109,6 +110,7 @@ studies = Table(
     Column("released", Boolean, nullable=False, server_default=text("false")),
     Column("received_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("last_received_at", UtcDateTime(), nullable=False, server_default=now(), index=True),
+    Column("silent", Boolean),  # of the silent share, whose reports are never sent; NULL: not drawn yet
     _check_one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
@@ -350,12 +352,23 @@ reports = Table(
     Column("built_at", UtcDateTime()),
     Column("sent_at", UtcDateTime()),
     Column("withdrawal", Text, nullable=False, server_default=""),  # why the report is withdrawn: it says so and nothing else
+    Column("withheld", String(16), nullable=False, server_default=""),  # why it is kept and not sent
     UniqueConstraint("study", "version", "revision"),  # a revision is reported once
     _check_one_of("state", ReportState),
+    _check_one_of("withheld", ("", *WithheldReason)),
+    CheckConstraint("withheld = '' OR state <> 'sent'", name="withheld_is_not_sent"),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
     Index("ix_reports_created_at", "created_at"),
     Index("ix_reports_unsent", "created_at", **_restrict_index("state <> 'sent'")),
+)
+
+draw_keys = Table(
+    "draw_keys",
+    metadata,
+    Column("purpose", String(16), primary_key=True),
+    Column("key", SHA256, nullable=False),  # random, hex: the key of a keyed hash
+    _build_created_at(),
 )
 
 visible_objects = Table(

@@ -42,7 +42,7 @@ VIEWS: dict[str, str] = {
     "v_studies": """
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
     s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
-    s.received_at, s.last_received_at
+    s.received_at, s.last_received_at, CASE WHEN s.silent THEN 1 WHEN s.silent IS NOT NULL THEN 0 END AS silent
 FROM studies s JOIN patients t ON t.id = s.patient""",
     "v_instances": """
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
@@ -65,7 +65,7 @@ FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
 WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
-    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal, r.withheld
 FROM reports r JOIN studies s ON s.id = r.study""",
     "v_visible_objects": """
 SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind,
@@ -132,7 +132,8 @@ FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
         FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
             LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = '{FINDINGS[0]}'
         WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
-            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT CASE WHEN r.withheld = '' THEN r.state ELSE 'refused' END
+                FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
             (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
     LEFT JOIN (
         SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ReaderOption = Annotated[str, typer.Option(help="The reader who made the statement.")]
 SourceOption = Annotated[str, typer.Option(help="The source of the label.")]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")]
+BlindFlag = Annotated[
+    bool, typer.Option("--blind", help="The reader had not seen the model's result, nor any report of it, on these studies.")
+]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Check the table, and write nothing.")]
 
 labels = typer.Typer(help="Readers' labels: add, import, list, export, revoke.", no_args_is_help=True)
@@ -42,12 +45,13 @@ def add(
     selection_reason: Annotated[str, typer.Option(help="Why the worklist chose the study.")] = "",
     selection_probability: Annotated[float | None, typer.Option(help="Probability of that choice.")] = None,
     source: SourceOption = "cli",
+    blind: BlindFlag = False,
 ) -> None:
     """Add labels of one reader to one study.
 
     A later label of the same reader replaces the earlier one.
     """
-    from pipeline.domain import ReaderStatement
+    from pipeline.domain import LabelExposure, ReaderStatement
     from pipeline.finding_names import parse_findings
     from pipeline.labels import import_readings
 
@@ -67,6 +71,7 @@ def add(
             stated_at=at.astimezone() if at else None,
             selection_reason=selection_reason.strip(),
             selection_probability=selection_probability,
+            exposure=LabelExposure.NONE if blind else None,
         )
         try:
             taken = import_readings([reading], catalog=parts.catalog)
@@ -85,6 +90,7 @@ def import_(
     unlisted_absent: Annotated[
         bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, unlisted findings are absent, not unknown.")
     ] = False,
+    blind: BlindFlag = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a table with a column that is not used.")] = False,
     dry_run: DryRunFlag = False,
     table: TableFlag = False,
@@ -98,10 +104,13 @@ def import_(
     """
     form = choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.label_csv.importer import WARNING, ImportDefaults, import_table
-    from pipeline.domain import LabelState
+    from pipeline.domain import LabelExposure, LabelState
 
     unlisted = LabelState.ABSENT if unlisted_absent else None
-    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted, strict=strict)
+    exposure = LabelExposure.NONE if blind else None
+    defaults = ImportDefaults(
+        reader=reader.strip(), source=source.strip(), unlisted_state=unlisted, exposure=exposure, strict=strict
+    )
     content = _read_content(file)
     with parts_of(ctx) as parts:
         try:
@@ -290,7 +299,7 @@ def _build_list_query(study: str, reader: str, finding: str, every: bool, limit:
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     columns = (
         "id, study_instance_uid, accession_number, finding, state, reader, source, stated_at, selection_reason,"
-        " selection_probability"
+        " selection_probability, exposure"
     )
     return f"SELECT {columns}{', revoked' if every else ''} FROM v_labels{where} ORDER BY id DESC LIMIT {limit}"
 

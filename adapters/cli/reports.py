@@ -1,7 +1,8 @@
-"""`radclipd reports list | show | resend | stop | resume | stops | recall`."""
+"""`radclipd reports list | show | resend | shadow | stop | resume | stops | recall`."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import name_user, parts_of
+from adapters.cli.shadow import shadow
 from pipeline.errors import PermanentError
 
 FindingOption = Annotated[str, typer.Option("--finding", help="One finding, such as Mass; without it: all.")]
@@ -20,6 +22,7 @@ reports = typer.Typer(help="Structured reports: list, show, resend; stop, resume
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
+    reports.command("shadow")(shadow)
     app.add_typer(reports, name="reports")
 
 
@@ -35,7 +38,7 @@ def list_(
     """List the newest reports with their delivery state."""
     query.query(
         ctx,
-        "SELECT sop_instance_uid, study_instance_uid, version, revision, state, status, created_at, sent_at"
+        "SELECT sop_instance_uid, study_instance_uid, version, revision, state, withheld, status, created_at, sent_at"
         f" FROM v_reports ORDER BY created_at DESC LIMIT {limit}",
         table=table,
         csv=csv,
@@ -64,15 +67,35 @@ def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(hel
 
 
 @reports.command()
-def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
-    """Send the newest report of each study again."""
-    from pipeline import report
+def resend(
+    ctx: typer.Context,
+    studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Instead: what was built since then, local time, and kept by report.deliver.")
+    ] = None,
+) -> None:
+    """Send the newest report of each study again, or belatedly.
 
+    Reports of the silent share are never sent.
+    """
+    from pipeline import delivery
+
+    if (since is None) == (not studies):
+        raise typer.BadParameter("name studies, or --since a time")
     with parts_of(ctx) as parts:
-        queued = report.resend(studies, catalog=parts.catalog)
+        deliver = parts.config.report.deliver
+        if since is not None:
+            count = delivery.resend_withheld(since=since.astimezone(), source=name_user(), catalog=parts.catalog, deliver=deliver)
+            typer.echo(f"{count} reports will be sent")
+            return
+        named = studies or []
+        queued = delivery.resend(named, catalog=parts.catalog, deliver=deliver)
     typer.echo(f"{len(queued)} reports will be sent again")
-    if len(queued) < len(studies):
-        raise PermanentError(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")
+    if len(queued) < len(named):
+        raise PermanentError(
+            f"{len(named) - len(queued)} of these studies have no report, or belong to the silent share",
+            hint="radclipd reports list",
+        )
 
 
 @reports.command()

@@ -23,6 +23,7 @@ from adapters.config.types import (
     Host,
     OptionalAeTitle,
     Port,
+    PositiveFraction,
     PositiveInteger,
     PositiveSeconds,
     Seconds,
@@ -30,7 +31,7 @@ from adapters.config.types import (
     StringTuple,
     VisibleTuple,
 )
-from pipeline.domain import VisibleKind
+from pipeline.domain import Delivery, VisibleKind
 from pipeline.errors import ConfigurationError
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
@@ -224,8 +225,16 @@ class ActivationCacheConfig(Section):
 
 
 class ReportConfig(Section):
-    """[report]: the DICOM SR."""
+    """[report]: the DICOM SR, and whether it leaves."""
 
+    deliver: Delivery = Field(
+        default=Delivery.ALL,
+        description='Reports: "none" (only scores are kept), "shadow" (built and kept, nothing leaves) or "all" (sent).',
+    )
+    silent_share: Fraction = Field(
+        default=0.05,
+        description="Share of the patients, at random, whose reports are never sent: their labels are given without the result.",
+    )
     sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
         default="comprehensive-3d", description='SR storage SOP class: "comprehensive-3d", "comprehensive" or "enhanced".'
     )
@@ -305,6 +314,15 @@ class LearnConfig(Section):
     )
     unlabelled_studies: int = Field(
         default=1000, ge=0, description="Newest studies whose images, without labels, estimate the variation between images."
+    )
+    seen_present_weight: PositiveFraction = Field(
+        default=1.0, description="Weight in training of a present finding whose reader had seen the model's result."
+    )
+    seen_absent_weight: PositiveFraction = Field(
+        default=0.5, description="Weight in training of an absent finding whose reader had seen the model's result."
+    )
+    possible_absent_weight: PositiveFraction = Field(
+        default=0.75, description="Weight in training of an absent finding whose reader may have seen the model's result."
     )
     prior_prevalence: Annotated[dict[str, Fraction], AfterValidator(types.check_findings)] = Field(
         default={}, description="Prevalence of findings at this hospital, { Hernia = 0.004 }; of others: the share in ChestX-ray14."

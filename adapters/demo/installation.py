@@ -54,6 +54,9 @@ max_size = "1GiB"
 [decision]
 min_reference_studies = {min_reference_studies}
 
+[report]
+silent_share = 0.0  # every study is shown
+
 [learn]
 cron = ""  # the demonstration says when
 promote = "auto"  # it is nobody's patient

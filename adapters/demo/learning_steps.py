@@ -36,6 +36,8 @@ def read_studies(demo: DemoState) -> None:
     reader = SimulatedReader(seed=demo.options.seed)
     demo.print_line("The radiologist is simulated, and looks at the hidden truth; but misses")
     demo.print_line(f"{MISS_RATE:.0%} of the findings that are there and sees {FALSE_POSITIVE_RATE:.0%} of those that are not.")
+    demo.print_line("The reader's table is filled in where no report of radclipd is shown, which --blind states: versions are")
+    demo.print_line("measured on such labels alone. A label that comes after a report, by another way, counts as possibly exposed.")
     for number, count in enumerate(studies_per_session(len(demo.reports)), 1):
         _hold_reading_session(demo, reader, number, count)
     statements, wrong = len(demo.reader_findings) * len(FINDINGS), count_wrong_statements(demo.reader_findings, demo.truths)
@@ -64,7 +66,8 @@ def _hold_reading_session(demo: DemoState, reader: SimulatedReader, number: int,
         _send_dictated_sr(demo, reader, learnable[0], by_table.pop(learnable[0]))
     if by_table:
         reader.fill_in_table(asked, answered, by_table)
-        demo.print_line(f"radclipd labels import {answered.name}: {demo.installation.run_verb('labels', 'import', str(answered))}")
+        imported = demo.installation.run_verb("labels", "import", "--blind", str(answered))
+        demo.print_line(f"radclipd labels import --blind {answered.name}: {imported}")
     demo.reader_findings |= findings
 
 

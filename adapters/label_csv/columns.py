@@ -12,10 +12,11 @@ from pipeline.finding_names import match_finding, normalise_name
 
 STUDY, ACCESSION, READER, STATED_AT = "study_instance_uid", "accession_number", "reader", "stated_at"
 SOURCE, SELECTION_REASON, SELECTION_PROBABILITY, DOCUMENT = "source", "selection_reason", "selection_probability", "document"
+EXPOSURE = "exposure"
 FINDING_LABELS = "Finding Labels"
 """ChestX-ray14's column of names with | between them."""
 
-FIELDS = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, SELECTION_REASON, SELECTION_PROBABILITY, DOCUMENT)
+FIELDS = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, SELECTION_REASON, SELECTION_PROBABILITY, DOCUMENT, EXPOSURE)
 SYNONYMS = {
     **{normalise_name(name): name for name in (*FIELDS, FINDING_LABELS)},
     "studyuid": STUDY,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from adapters.label_csv.columns import (
     ACCESSION,
     DOCUMENT,
+    EXPOSURE,
     READER,
     SELECTION_PROBABILITY,
     SELECTION_REASON,
@@ -26,6 +27,7 @@ EXPORT_COLUMNS = (
     SELECTION_REASON,
     SELECTION_PROBABILITY,
     DOCUMENT,
+    EXPOSURE,
     NO_FINDING,
     *FINDINGS,
 )
@@ -50,10 +52,10 @@ def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str
     for label in standing:
         if label.state is not None:
             rows.setdefault(_build_row_key(label), {})[label.finding] = label.state
-    for (study, stated_at, reader, source, reason, probability, document), states in sorted(
+    for (study, stated_at, reader, source, reason, probability, document, exposure), states in sorted(
         rows.items(), key=lambda row: repr(row[0])
     ):
-        head = [study, accession_numbers.get(str(study), ""), reader, stated_at, source, reason, probability, document]
+        head = [study, accession_numbers.get(str(study), ""), reader, stated_at, source, reason, probability, document, exposure]
         nothing = len(states) == len(FINDINGS) and set(states.values()) == {LabelState.ABSENT}
         yield [*head, LabelState.PRESENT.value if nothing else "", *(states[f].value if f in states else "" for f in FINDINGS)]
 
@@ -61,4 +63,5 @@ def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str
 def _build_row_key(label: Label) -> tuple[object, ...]:
     probability = "" if label.selection_probability is None else repr(label.selection_probability)
     stated_at = label.stated_at.isoformat(sep=" ")
-    return label.study_instance_uid, stated_at, label.reader, label.source, label.selection_reason, probability, label.document
+    given = (label.reader, label.source, label.selection_reason, probability, label.document, label.exposure.value)
+    return label.study_instance_uid, stated_at, *given

@@ -16,7 +16,7 @@ from adapters.label_csv import columns
 from adapters.label_csv.columns import Columns
 from adapters.label_csv.csv_text import CsvTable, read_rows
 from pipeline import labels
-from pipeline.domain import FINDINGS, NO_FINDING, LabelState, ReaderStatement
+from pipeline.domain import FINDINGS, NO_FINDING, LabelExposure, LabelState, ReaderStatement
 from pipeline.errors import InvalidLabels, LabelFault
 from pipeline.finding_names import all_absent, match_finding
 from pipeline.labels import ImportResult
@@ -37,11 +37,15 @@ ROUNDED_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportDefaults:
-    """Values for cells that a table lacks. `unlisted_state`: the state of findings that a list like `Effusion|Mass` omits."""
+    """Values for cells that a table lacks.
+
+    `unlisted_state`: the state of findings that a list like `Effusion|Mass` omits. `exposure`: see `ReaderStatement`.
+    """
 
     reader: str = ""
     source: str = "csv"
     unlisted_state: LabelState | None = None
+    exposure: LabelExposure | None = None
     strict: bool = False  # a column that is not used is a fault
 
 
@@ -146,6 +150,14 @@ class _CsvRow:
             return None
         return found
 
+    def parse_exposure(self, meaning: str) -> LabelExposure | None:
+        """Return the stated exposure; None where the cell is empty."""
+        word = self[meaning].lower()
+        if word and word not in set(LabelExposure):
+            self.add_fault(meaning, self[meaning], f"write {', '.join(LabelExposure)}, or nothing")
+            return None
+        return LabelExposure(word) if word else None
+
     def parse_state(self, meaning: str) -> LabelState | None:
         """Return the state in a finding's cell; None where the cell is empty."""
         word = self[meaning].lower().replace("\u2212", "-")  # the minus sign of typesetters
@@ -188,6 +200,7 @@ def _parse_row(
         selection_reason=row[columns.SELECTION_REASON],
         selection_probability=row.parse_number(columns.SELECTION_PROBABILITY),
         document=row[columns.DOCUMENT],
+        exposure=row.parse_exposure(columns.EXPOSURE) or defaults.exposure,
     )
     return (None if row.faults else reading), row.faults
 

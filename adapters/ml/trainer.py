@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,6 +174,7 @@ class ClipTrainer:
             )
             result, comparisons = evaluated.result, list(evaluated.comparisons)
             measured = cases.measures(result, text_head, seed=seed)
+            exposed = cases.exposed_measures(result, text_head, seed=seed)
             weights = _build_version_weights(
                 result,
                 serving_weights.head,
@@ -195,6 +196,7 @@ class ClipTrainer:
         with translate_model_errors():
             version = _build_version(training_set, base, prompts, result, data, weights, thresholds, self._settings)
         version.card["learning"] |= {"unreadable": unreadable, "measures": measured, "monitoring": monitored}
+        version.card["learning"] |= {"exposed_measures": exposed}
         version.card["learning"] |= {"newest_label": training_set.newest_label_id, "devices": len(devices)}
         version.card["learning"] |= _describe_evaluation(evaluated, comparisons)
         doubts = tuple(_list_doubts(examples, data.labels, result, self._settings.errors))
@@ -222,8 +224,9 @@ class ClipTrainer:
             raise PermanentError(
                 f"{unreadable} of {len(training_set.examples)} labelled images cannot be read; the others are too few to learn from"
             )
-        labels = np.array([example.targets for example in examples], dtype=np.int8)
-        labels[:, [finding not in learnable for finding in FINDINGS]] = UNKNOWN
+        labels, measured = (
+            _mask_findings(of, learnable) for of in zip(*((e.targets, e.measured_targets) for e in examples), strict=True)
+        )
         readable = [found for found in read if found is not None]
         views = [activations for _, activations in readable if activations is not None]
         instances, can_unfreeze = training_set.unlabelled_instances, self._settings.plan.method != STAGE_1
@@ -240,6 +243,8 @@ class ClipTrainer:
             ),
             published_prevalence=published_prevalence(FINDINGS, self._settings.prior_prevalence),
             weights=np.array([rules.selection_weight(example.selection_probability) for example in examples]),
+            label_weights=np.array([example.weights or (1.0,) * len(FINDINGS) for example in examples]),
+            measured_labels=measured,
         )
         return examples, data, unreadable
 
@@ -269,14 +274,25 @@ class _TrainingCases:
         self._instances = [example.instance for example in examples]
         self.studies = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
         groups = groups_of([instance.header for instance in self._instances])
-        self.evaluation_cases = EvaluationCases(data.labels, data.patients, data.weights, groups)
+        self._measured = data.labels if data.measured_labels is None else data.measured_labels
+        self.evaluation_cases = EvaluationCases(self._measured, data.patients, data.weights, groups)
 
     def measures(self, result: TrainingResult, text_head: LinearHead, *, seed: int) -> dict[str, Any]:
-        """Return the measures of each learnt finding."""
+        """Return the measures of each learnt finding, on the labels that were given without the model's result."""
+        return self._measure_labels(self._measured, result, text_head, seed=seed)
+
+    def exposed_measures(self, result: TrainingResult, text_head: LinearHead, *, seed: int) -> dict[str, Any]:
+        """Return the measures of each learnt finding on all other labels; empty without such labels."""
+        exposed = np.where(self._measured == UNKNOWN, self._data.labels, UNKNOWN).astype(np.int8)
+        return self._measure_labels(exposed, result, text_head, seed=seed) if (exposed != UNKNOWN).any() else {}
+
+    def _measure_labels(
+        self, labels: npt.NDArray[np.int8], result: TrainingResult, text_head: LinearHead, *, seed: int
+    ) -> dict[str, Any]:
         found = measure_scores(
             result.out_of_fold_scores,
             self.score_zero_shot(text_head),
-            self._data.labels,
+            labels,
             self._data.patients,
             thresholds=result.thresholds,
             seed=seed,
@@ -349,6 +365,13 @@ def _read_archive(
         torch.stack(activations) if activations else torch.zeros(0),
         torch.stack(features) if features else torch.zeros(0, base.dimension),
     )
+
+
+def _mask_findings(targets: Sequence[Sequence[int]], findings: Collection[str]) -> npt.NDArray[np.int8]:
+    """Return int8 [n, 14] with UNKNOWN in the columns of all other findings."""
+    labels = np.array(targets, dtype=np.int8)
+    labels[:, [finding not in findings for finding in FINDINGS]] = UNKNOWN
+    return labels
 
 
 def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:

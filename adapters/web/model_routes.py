@@ -81,7 +81,11 @@ def roll_back(request: Request, visitor: OperatingVisitor, payload: ReasonPayloa
 def _list_measures(version: ModelVersion | None) -> list[dict[str, Any]]:
     """Return the measures of the serving version by finding and sample; none of a zero-shot version."""
     learning: Mapping[str, Any] = version.card.get("learning", {}) if version else {}
-    samples = {"labels": learning.get("measures", {}), "monitoring": learning.get("monitoring", {}).get("measures", {})}
+    samples = {
+        "labels, exposure none": learning.get("measures", {}),
+        "labels, exposed": learning.get("exposed_measures", {}),
+        "monitoring": learning.get("monitoring", {}).get("measures", {}),
+    }
     return [
         {"finding": finding, "sample": sample, **measures}
         for finding in FINDINGS
@@ -91,10 +95,14 @@ def _list_measures(version: ModelVersion | None) -> list[dict[str, Any]]:
 
 
 def _count_labels(labels: Sequence[Label]) -> list[dict[str, Any]]:
-    """Return the labels in force by finding: present, absent, uncertain, and the unexposed among the present and the absent."""
+    """Return the labels in force by finding: by state, and by exposure."""
     counts = Counter((label.finding, label.state) for label in labels)
-    blind = Counter(label.finding for label in labels if label.exposure is LabelExposure.NONE)
+    exposures = Counter((label.finding, label.exposure) for label in labels)
     return [
-        {"finding": finding, **{state.value: counts[finding, state] for state in LabelState}, "blind": blind[finding]}
+        {
+            "finding": finding,
+            **{state.value: counts[finding, state] for state in LabelState},
+            "exposures": {kind.value: exposures[finding, kind] for kind in LabelExposure},
+        }
         for finding in FINDINGS
     ]

@@ -13,10 +13,10 @@ from adapters.web.label_routes import Study, describe_films, dump_page_data
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from pipeline import overview
+from pipeline.delivery import resend
 from pipeline.domain import AuditEvent, JobKind, Report
 from pipeline.errors import RadclipdError
 from pipeline.labelling import list_films
-from pipeline.report import resend
 from pipeline.users import Permission, may
 
 PAGE_ROWS = 50
@@ -94,8 +94,8 @@ def score_again(request: Request, visitor: OperatingVisitor, study: Study) -> di
 @router.post("/studies/act/send")
 def send_again(request: Request, visitor: OperatingVisitor, study: Study) -> dict[str, str]:
     """Queue the newest report of the study for sending."""
-    catalog = parts_of(request).catalog
-    queued = resend([study], catalog=catalog)
+    catalog, settings = parts_of(request).catalog, parts_of(request).settings
+    queued = resend([study], catalog=catalog, deliver=settings.report.deliver)
     with catalog.begin() as tx:
         tx.audit(AuditEvent("requeue", "done" if queued else "refused", study, "send again", visitor.name))
     return {"message": "The report will be sent again." if queued else "The study has no report to send."}

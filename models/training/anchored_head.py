@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 
@@ -76,15 +75,18 @@ def fit_anchored_weights(
     labels: Labels,
     anchor: Floats,
     whitening: WhiteningTransform,
+    weights: Floats,
     settings: AnchoredHeadSettings = AnchoredHeadSettings(),
 ) -> tuple[Floats, Floats]:
     """Implement `FitWeights`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
-    expected = _average_posterior(*_summarise_positives(white, labels == 1), anchor, whitening.variance, settings)
+    expected = _average_posterior(*_summarise_positives(white, (labels == 1) * weights), anchor, whitening.variance, settings)
     return expected, -(expected**2).sum(axis=1) / 2
 
 
-def _summarise_positives(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return the means [F, D] of the positives and the noise variance [F] of each mean, equal in all coordinates."""
+def _summarise_positives(white: Floats, positive: Floats) -> tuple[Floats, Floats]:
+    """Return the means [F, D] of the positives, weighted [n, F] with 0 for all other images, and the noise variance [F] of each
+    mean, equal in all coordinates. An image of weight 1/2 counts as half an image.
+    """
     count = positive.sum(axis=0)
     return np.asarray((positive / count).T @ white), 1.0 / count
 

@@ -29,8 +29,11 @@ class Targets:
     positives: torch.Tensor
 
     @classmethod
-    def of(cls, labels: npt.NDArray[np.int8], *, smoothing: float) -> Targets:
-        """Weigh labels [n, F]. Raise NothingToLearn if no finding has both present and absent images."""
+    def of(cls, labels: npt.NDArray[np.int8], *, smoothing: float, weights: npt.NDArray[np.float64] | None = None) -> Targets:
+        """Weigh labels [n, F]. `weights` [n, F], above 0: of labels beside others of their kind; None: equal.
+
+        Raise NothingToLearn if no finding has both present and absent images.
+        """
         given = torch.from_numpy(np.asarray(labels, dtype=np.int8))
         present, absent = given == PRESENT, given == ABSENT
         learnable = present.any(dim=0) & absent.any(dim=0)
@@ -38,7 +41,9 @@ class Targets:
             raise NothingToLearn(
                 "no finding is labelled both present and absent", hint="label studies with a finding, and studies without it"
             )
-        halves = [side / (2.0 * side.sum(dim=0).clamp(min=1)) for side in (present, absent)]
+        of_labels = torch.ones(given.shape) if weights is None else torch.from_numpy(weights).float()
+        sides = [side * of_labels for side in (present, absent)]
+        halves = [side / (2.0 * torch.where(side.any(dim=0), side.sum(dim=0), 1.0)) for side in sides]
         return cls(
             target=present.float() * (1.0 - smoothing) + smoothing / 2.0,
             weight=(halves[0] + halves[1]) * learnable / learnable.sum(),

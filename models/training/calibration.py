@@ -58,24 +58,36 @@ class Calibration:
         return LinearHead(directions=head.directions.cpu(), scale=head.scale.cpu() * slopes, bias=head.bias.cpu() * slopes + shift)
 
 
-def balanced_weights(labels: Labels) -> Floats:
-    """Return weights [n, F]: per finding the present images sum to 1/2 and the absent ones to 1/2; 0 without both kinds."""
-    kinds = [labels == kind for kind in (PRESENT, ABSENT)]
-    weights = sum(kind / (2.0 * np.maximum(kind.sum(axis=0), 1)) for kind in kinds)
-    return np.asarray(weights * (kinds[0].any(axis=0) & kinds[1].any(axis=0)))
+def balanced_weights(labels: Labels, weights: Floats | None = None) -> Floats:
+    """Return weights [n, F]: per finding the present images sum to 1/2 and the absent ones to 1/2; 0 without both kinds.
+
+    `weights` [n, F]: of the labels beside others of their kind; None: equal.
+    """
+    kinds = _weigh_kinds(labels, weights)
+    totals = [kind.sum(axis=0) for kind in kinds]
+    balanced = sum(kind / (2.0 * np.where(total > 0, total, 1.0)) for kind, total in zip(kinds, totals, strict=True))
+    return np.asarray(balanced * ((totals[0] > 0) & (totals[1] > 0)))
 
 
-def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
-    """Fit a Calibration to logits and labels [n, F]. A finding without both kinds has the intercept 0. Deterministic."""
-    return _BalancedFit(logits, labels).calibration()
+def _weigh_kinds(labels: Labels, weights: Floats | None) -> list[Floats]:
+    """Return the weights [n, F] of the present labels and those of the absent ones; 0 for other labels."""
+    of_labels = np.ones(labels.shape) if weights is None else weights
+    return [(labels == kind) * of_labels for kind in (PRESENT, ABSENT)]
+
+
+def fit_calibration(logits: Floats, labels: Labels, weights: Floats | None = None) -> Calibration:
+    """Fit a Calibration to logits and labels [n, F], with weights as in `balanced_weights`. A finding without both kinds has the
+    intercept 0. Deterministic.
+    """
+    return _BalancedFit(logits, labels, weights).calibration()
 
 
 class _BalancedFit:
     """The balanced logistic likelihood of n images and F findings. A finding weighs twice the number of its rarer kind."""
 
-    def __init__(self, logits: Floats, labels: Labels) -> None:
-        weights = balanced_weights(labels)
-        self._found = np.minimum((labels == PRESENT).sum(axis=0), (labels == ABSENT).sum(axis=0))
+    def __init__(self, logits: Floats, labels: Labels, label_weights: Floats | None) -> None:
+        weights = balanced_weights(labels, label_weights)
+        self._found = np.minimum(*(kind.sum(axis=0) for kind in _weigh_kinds(labels, label_weights)))
         self._middle = (weights * np.where(weights > 0, logits, 0.0)).sum(axis=0)
         self._force = weights * 2.0 * self._found
         self._target = np.where(labels == PRESENT, 1.0, 0.0)

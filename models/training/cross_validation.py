@@ -50,11 +50,15 @@ def split_by_fold(fold: npt.NDArray[np.intp]) -> list[tuple[Rows, Rows]]:
     return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
 
 
-def cross_fit_calibration(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp]) -> Floats:
-    """Return calibrated log-odds [n, F] at even odds, each fold's by a calibration fitted to the other folds; NaN stays NaN."""
+def cross_fit_calibration(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp], weights: Floats | None = None) -> Floats:
+    """Return calibrated log-odds [n, F] at even odds, each fold's by a calibration fitted to the other folds; NaN stays NaN.
+
+    `weights` [n, F]: of the labels, as in `fit_calibration`.
+    """
 
     def score(others: Rows, held_out: Rows) -> Floats:
-        return fit_calibration(logits[others], mask_unscored(logits[others], labels[others]))(logits[held_out])
+        of_others = None if weights is None else weights[others]
+        return fit_calibration(logits[others], mask_unscored(logits[others], labels[others]), of_others)(logits[held_out])
 
     return score_out_of_fold(fold, labels.shape[1], score)
 

@@ -62,21 +62,28 @@ def fit_discriminative_weights(
     labels: Labels,
     anchor: Floats,
     whitening: WhiteningTransform,
+    weights: Floats,
     settings: DiscriminativeHeadSettings = DiscriminativeHeadSettings(),
 ) -> tuple[Floats, Floats]:
     """Implement `FitWeights`."""
-    return _LogisticPosterior(white, labels, anchor, whitening, settings).mode()
+    return _LogisticPosterior(white, labels, anchor, whitening, weights, settings).mode()
 
 
 class _LogisticPosterior:
     """The posterior for n images and F learnable findings. Unknowns in one vector: k, b [F], e [F, D], each N(0, 1)."""
 
     def __init__(
-        self, white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, settings: DiscriminativeHeadSettings
+        self,
+        white: Floats,
+        labels: Labels,
+        anchor: Floats,
+        whitening: WhiteningTransform,
+        weights: Floats,
+        settings: DiscriminativeHeadSettings,
     ) -> None:
         self._anchor, self._settings = anchor, settings
-        self._known = (labels >= 0).astype(np.float64)
-        self._target = (labels == 1).astype(np.float64)
+        self._known = (labels >= 0) * weights
+        self._target = (labels == 1) * weights
         self._text_scores = white @ anchor.T
         self._scale = np.sqrt(settings.size * whitening.variance / whitening.variance.sum())
         self._scaled_features = white * self._scale

@@ -117,18 +117,21 @@ def fine_tune(
     *,
     steps: int,
     seed: int,
+    weights: npt.NDArray[np.float64] | None = None,
     on_step: OnStep | None = None,
     process: DataParallelProcess = SINGLE_PROCESS,
 ) -> FineTuningResult:
     """Train a copy of the last `recipe.k` blocks, ln_post, proj and `head`; `encoder` stays unchanged.
 
-    `activations`: [n, V, L, W], V views of each image, from `view_activations` or the activation cache; `labels`: int8 [n, F].
+    `activations`: [n, V, L, W], V views of each image, from `view_activations` or the activation cache; `labels`: int8 [n, F];
+    `weights`: see `Targets.of`.
     The same arguments give the same weights on the same device and number of threads. In data-parallel training every process is
     given all images, and a batch holds at least one image per process. Raise CannotPartition and NothingToLearn.
     """
     names = parameter_names(parts := partition(encoder.network).last_parts(recipe.k))
     rows = learnable_rows(labels)
-    targets = Targets.of(labels[rows], smoothing=recipe.label_smoothing).to(encoder.device)
+    of_rows = None if weights is None else weights[rows]
+    targets = Targets.of(labels[rows], smoothing=recipe.label_smoothing, weights=of_rows).to(encoder.device)
     used = activations[torch.from_numpy(rows)]
     twin = copy_with_own_parameters(encoder, names)
 

@@ -13,7 +13,7 @@ import torch
 
 from models.classifier.head import LinearHead
 from models.encoder.encoder import Encoder
-from models.training.calibration import Labels
+from models.training.calibration import Floats, Labels
 from models.training.cross_validation import Rows
 from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
 from models.training.fine_tuning import TrainedWeights, fine_tune
@@ -68,13 +68,17 @@ def _select_tensors(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[st
 
 @dataclass(frozen=True)
 class FitContext:
-    """The common inputs of all fits of a round: base encoder, activations [n, V, L, W], labels [n, F], recipe and seed."""
+    """The common inputs of all fits of a round: base encoder, activations [n, V, L, W], labels [n, F], recipe and seed.
+
+    `weights` [n, F]: of the labels; None: equal.
+    """
 
     encoder: Encoder
     activations: torch.Tensor
     labels: Labels
     recipe: Recipe
     seed: int
+    weights: Floats | None = None
 
     def fit(self, spec: FitSpec, on_steps: OnSteps, process: DataParallelProcess = SINGLE_PROCESS) -> FitResult:
         """Run one fit. Raise CannotPartition and NothingToLearn."""
@@ -86,6 +90,7 @@ class FitContext:
             self.recipe,
             steps=spec.steps,
             seed=self.seed,
+            weights=None if self.weights is None else self.weights[spec.rows],
             on_step=lambda done, _steps: on_steps(done),
             process=process,
         )

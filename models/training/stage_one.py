@@ -46,23 +46,25 @@ def stage_one_head(
     text: LinearHead,
     whitening: WhiteningTransform,
     settings: StageOneSettings = StageOneSettings(),
+    *,
+    weights: Floats | None = None,
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. Deterministic.
+    """Return the head for unit vectors [n, D], labels [n, F] and their weights; see `fit_with_text_fallback`. Deterministic.
 
     Its logits are log-odds at even odds; calibration shifts them to the prevalence of the site.
     """
-    return fit_with_text_fallback(partial(_combine_heads, settings=settings), features, labels, text, whitening)
+    return fit_with_text_fallback(partial(_combine_heads, settings=settings), features, labels, text, whitening, weights)
 
 
 def _combine_heads(
-    white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, *, settings: StageOneSettings
+    white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, weights: Floats, *, settings: StageOneSettings
 ) -> tuple[Floats, Floats]:
     """Implement `FitWeights`."""
-    found = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0))
+    found = np.minimum(((labels == 1) * weights).sum(axis=0), ((labels == 0) * weights).sum(axis=0))
     share = found / (found + settings.alike)
     anchored, discriminative = (
-        fit_anchored_weights(white, labels, anchor, whitening, settings.anchoring),
-        fit_discriminative_weights(white, labels, anchor, whitening, settings.discrimination),
+        fit_anchored_weights(white, labels, anchor, whitening, weights, settings.anchoring),
+        fit_discriminative_weights(white, labels, anchor, whitening, weights, settings.discrimination),
     )
     return (
         (1 - share)[:, None] * anchored[0] + share[:, None] * discriminative[0],

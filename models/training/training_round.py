@@ -117,7 +117,8 @@ class TrainingData:
     float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [R, F], labels of images drawn at
     random from the archive. `published_prevalence` [F]: shares of a published data set. `whitening`: of these features; None: it is
     estimated. `weights` [n]: positive weights of the labelled images in comparisons of rankings, for images that were not selected
-    at random; None: equal. All on the CPU.
+    at random; None: equal. `label_weights` [n, F]: of each label in training, above 0 and up to 1; None: 1. `measured_labels`:
+    int8 [n, F], the labels that columns are compared on, UNKNOWN where a label is trained on only; None: `labels`. All on the CPU.
     """
 
     features: torch.Tensor
@@ -130,6 +131,8 @@ class TrainingData:
     published_prevalence: Floats
     whitening: WhiteningTransform | None = None
     weights: Floats | None = None
+    label_weights: Floats | None = None
+    measured_labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,8 @@ class _TrainingRound:
         return min((name for name in allowed if name in tried), key=lambda name: tried[name].loss)
 
     def _choose_columns(self, learnt: CrossValidationResult, text: CrossValidationResult) -> ColumnChoice:
-        labels, patients, weights = self._data.labels, self._data.patients, self._data.weights
+        measured, patients, weights = self._data.measured_labels, self._data.patients, self._data.weights
+        labels = self._data.labels if measured is None else measured
         odds = (learnt.log_odds, text.log_odds)
         return choose_columns(*odds, labels, patients, self._plan.columns, weights=weights, seed=self._plan.seed)
 
@@ -311,8 +315,9 @@ class _TrainingRound:
     def _cross_validate(self, score: Callable[[Rows, Rows], Floats]) -> CrossValidationResult:
         logits = score_out_of_fold(self._fold, self._data.labels.shape[1], score)
         labels = mask_unscored(logits, self._data.labels)
-        calibration = fit_calibration(logits, labels)
-        loss = log_loss(cross_fit_calibration(logits, labels, self._fold), labels)
+        weights = self._data.label_weights
+        calibration = fit_calibration(logits, labels, weights)
+        loss = log_loss(cross_fit_calibration(logits, labels, self._fold, weights), labels)
         return CrossValidationResult(calibration(logits), calibration, loss)
 
     @property
@@ -336,7 +341,10 @@ class _TrainingRound:
     def _fit_stage_1(self, rows: Rows) -> LinearHead:
         labels = self._data.labels[rows]
         features = self._data.features
-        head = stage_one_head(features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.stage_1)
+        weights = None if self._data.label_weights is None else self._data.label_weights[rows]
+        head = stage_one_head(
+            features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.stage_1, weights=weights
+        )
         return head.standardised(features)
 
     def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
@@ -355,7 +363,8 @@ class _TrainingRound:
 
     def _start_fits(self, row_sets: Sequence[Rows]) -> Iterator[FitResult]:
         """Fit to each set of training rows, in order. Raise CannotPartition."""
-        context = FitContext(self._encoder, self._activations, self._data.labels, self._plan.recipe, self._plan.seed)
+        labels, weights = self._data.labels, self._data.label_weights
+        context = FitContext(self._encoder, self._activations, labels, self._plan.recipe, self._plan.seed, weights)
         specs = [FitSpec(rows, self._fit_stage_1(rows), self._count_steps(rows)) for rows in row_sets]
         before, total = self._steps_done, sum(map(self._count_steps, [*self._training_rows, self._all_rows]))
         self._steps_done += sum(spec.steps for spec in specs)

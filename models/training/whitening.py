@@ -58,15 +58,23 @@ class WhiteningTransform:
         return LinearHead.from_weights(torch.from_numpy(directions), torch.from_numpy(intercepts - directions @ self.mean))
 
 
-FitWeights = Callable[[Floats, Labels, Floats, WhiteningTransform], tuple[Floats, Floats]]
-"""Whitened features [n, D], labels [n, F] with both kinds for each finding, the unit directions [F, D] of the text's ranking, and
-the whitening -> weights [F, D] and intercepts [F] of log-odds at even odds, in whitened coordinates."""
+FitWeights = Callable[[Floats, Labels, Floats, WhiteningTransform, Floats], tuple[Floats, Floats]]
+"""Whitened features [n, D], labels [n, F] with both kinds for each finding, the unit directions [F, D] of the text's ranking, the
+whitening, and the weights [n, F] of the labels, above 0 and up to 1 -> weights [F, D] and intercepts [F] of log-odds at even odds,
+in whitened coordinates."""
 
 
 def fit_with_text_fallback(
-    fit_weights: FitWeights, features: torch.Tensor, labels: Labels, text: LinearHead, whitening: WhiteningTransform
+    fit_weights: FitWeights,
+    features: torch.Tensor,
+    labels: Labels,
+    text: LinearHead,
+    whitening: WhiteningTransform,
+    weights: Floats | None = None,
 ) -> LinearHead:
-    """Return the head trained on unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown).
+    """Return the head trained on unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown), each with its weight.
+
+    `weights`: None: 1.
 
     A finding without a positive or without a negative keeps its text classifier bit for bit.
     """
@@ -75,7 +83,8 @@ def fit_with_text_fallback(
         return text
     columns = torch.from_numpy(learnable).to(text.bias.device)
     anchor = whitened_text_directions(text.directions[columns], whitening)
-    trained = whitening.head(*fit_weights(whitening(features), labels[:, learnable], anchor, whitening))
+    of_labels = np.ones(labels.shape) if weights is None else weights
+    trained = whitening.head(*fit_weights(whitening(features), labels[:, learnable], anchor, whitening, of_labels[:, learnable]))
     tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
     for name, tensor in trained.tensors.items():
         tensors[name][columns] = tensor.to(columns.device)

@@ -21,6 +21,7 @@ from pipeline.domain import (
     Study,
     StudyState,
     VisibleObject,
+    WithheldReason,
 )
 from pipeline.thumbnails import ImageReference
 
@@ -119,6 +120,12 @@ class Studies(Protocol):
 
     def put_states(self, study_instance_uids: Collection[str], state: StudyState) -> None:
         """Write the state of several studies, without a reason."""
+
+    def draw_key(self) -> bytes:
+        """Return the key of the draws by patient: random, made with the first draw, secret, and never changed."""
+
+    def put_silent(self, study_instance_uids: Collection[str], *, silent: bool) -> None:
+        """Write of several studies whether they belong to the silent share."""
 
     def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
         """Increment the revision of each study; return StudyInstanceUID -> the new revision, 1 for the first."""
@@ -230,8 +237,14 @@ class Reports(Protocol):
     def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
         """Return StudyInstanceUIDs with a report of this version, in order, those behind `after`."""
 
+    def studies_withheld(self, *, since: datetime, after: str, limit: int) -> list[str]:
+        """Return StudyInstanceUIDs with a report created since then and kept by `report.deliver`, in order, behind `after`."""
+
     def first_sent(self, study_instance_uids: Collection[str]) -> dict[str, datetime]:
-        """Return StudyInstanceUID -> the time at which the archive first accepted a report of the study, of those that have one."""
+        """Return StudyInstanceUID -> the time at which the archive first accepted a report of the study, or a visible object.
+
+        Only of studies of which it has accepted one.
+        """
 
     def ensure_pending(self, report: Report) -> Report:
         """Insert a pending report; return it, or the existing report of this UID unchanged."""
@@ -253,3 +266,6 @@ class Reports(Protocol):
 
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         """Set REFUSED, with the archive's answer."""
+
+    def put_withheld(self, sop_instance_uid: str, reason: WithheldReason | None) -> None:
+        """Write why the report is kept and not sent; None: it is sent, or will be."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipeline import consensus, decisions, labels, learn, receive, report, rules, score, settle, work
-from pipeline.domain import FINDINGS, Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline.domain import FINDINGS, Delivery, Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
@@ -29,6 +29,7 @@ class Hospital:
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored_studies: Literal["all", "changed", "none"] = "changed"
+        self.deliver, self.silent_share = Delivery.ALL, 0.0
         self.backfill_reports: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, max_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, open_seconds=30)
@@ -79,6 +80,8 @@ class Hospital:
                     rescored_studies=self.rescored_studies,
                     backfill_reports=self.backfill_reports,
                     decision=self.decision,
+                    deliver=self.deliver,
+                    silent_share=self.silent_share,
                 )
                 return work.WorkerSpec(
                     kind=kind,
@@ -90,7 +93,7 @@ class Hospital:
                     prefer_newest=True,
                 )
             case JobKind.REPORT:
-                telling = report.ReportPolicy(decision=self.decision)
+                telling = report.ReportPolicy(decision=self.decision, deliver=self.deliver)
                 step = work.per_job_step(
                     lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer, policy=telling)
                 )
@@ -103,7 +106,14 @@ class Hospital:
                 return work.WorkerSpec(kind=kind, step=work.per_job_step(self._send), admit=self._admit)
 
     def _send(self, job: Job) -> None:
-        report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=self.circuit)
+        report.send(
+            job,
+            catalog=self.catalog,
+            images=self.images,
+            archive=self.archive,
+            circuit=self.circuit,
+            deliver=self.deliver,
+        )
 
     def _read_document(self, job: Job) -> None:
         labels.read_document(job, catalog=self.catalog, images=self.images, documents=self.documents)

@@ -100,7 +100,7 @@ class _StepGate:
 
 def _build_fitting(encoder: Encoder, message: MessageFields, arrays: NamedArrays) -> FitContext:
     activations, recipe = torch.from_numpy(arrays["activations"]), Recipe.from_card(message["recipe"])
-    return FitContext(encoder, activations, arrays["labels"], recipe, message["seed"])
+    return FitContext(encoder, activations, arrays["labels"], recipe, message["seed"], arrays.get("weights"))
 
 
 def _send_fit(result: FitResult, channel: Channel) -> None:

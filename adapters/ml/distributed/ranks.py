@@ -201,9 +201,11 @@ class RankPool:
             self._selector.register(rank.channel, selectors.EVENT_READ, rank)
 
     def _send_activations(self, fitting: FitContext) -> None:
-        """Send activations and labels to every rank, in shared memory."""
+        """Send activations, labels and their weights to every rank, in shared memory."""
+        arrays = {"activations": fitting.activations.numpy(), "labels": fitting.labels}
+        weights = {} if fitting.weights is None else {"weights": fitting.weights}
         try:
-            shared = SharedArrays.from_arrays({"activations": fitting.activations.numpy(), "labels": fitting.labels})
+            shared = SharedArrays.from_arrays(arrays | weights)
         except OSError as error:
             message = f"no memory to share {len(fitting.labels)} labelled images between {len(self._devices)} devices"
             raise OutOfResources(message, hint="[learn] devices = 1 needs less; free memory") from error

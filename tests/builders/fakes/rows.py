@@ -51,6 +51,7 @@ class CatalogTables:
     references: dict[int, ReferenceDistribution] = field(default_factory=dict)
     stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    report_created: dict[str, datetime] = field(default_factory=dict)
     visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
     first_sent: dict[str, datetime] = field(default_factory=dict)  # by study
     versions: dict[int, ModelVersion] = field(default_factory=dict)

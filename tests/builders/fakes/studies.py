@@ -27,6 +27,7 @@ from pipeline.domain import (
     Study,
     StudyState,
     VisibleObject,
+    WithheldReason,
 )
 from tests.builders.fakes.rows import CatalogTables
 
@@ -151,11 +152,12 @@ class FakeStudies:
             return study.state is StudyState.REPORTED
         uid = study.study_instance_uid
         backfilled = uid in self._t.backfills.studies
-        states = [report.state for report in self._t.reports.values() if report.study_instance_uid == uid]
+        reports = [report for report in self._t.reports.values() if report.study_instance_uid == uid]
         unfinished = (JobState.WAITING, JobState.RUNNING)
         rows = (row.job for row in self._t.jobs.values())
         is_active = any(job.kind is JobKind.REPORT and job.subject == uid and job.state in unfinished for job in rows)
-        return (states[-1:] == [ReportState.REFUSED] or (backfilled and not states)) and not is_active
+        is_ended = any(one.state is ReportState.REFUSED or one.withheld is not None for one in reports[-1:])
+        return (is_ended or (backfilled and not reports)) and not is_active
 
     def document_uids(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
@@ -193,6 +195,13 @@ class FakeStudies:
     def put_states(self, study_instance_uids: Collection[str], state: StudyState) -> None:
         for uid in study_instance_uids:
             self.put_state(uid, state)
+
+    def draw_key(self) -> bytes:
+        return b"the key of the fake"
+
+    def put_silent(self, study_instance_uids: Collection[str], *, silent: bool) -> None:
+        for uid in study_instance_uids:
+            self._t.studies[uid] = replace(self._t.studies[uid], silent=silent)
 
     def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
         for uid in study_instance_uids:
@@ -302,6 +311,12 @@ class FakeReports:
         found = {r.study_instance_uid for r in self._t.reports.values() if r.version == version}
         return sorted(uid for uid in found if uid > after)[:limit]
 
+    def studies_withheld(self, *, since: datetime, after: str, limit: int) -> list[str]:
+        kept = (report for report in self._t.reports.values() if report.withheld is WithheldReason.SHADOW)
+        created = self._t.report_created
+        uids = {one.study_instance_uid for one in kept if created[one.sop_instance_uid] >= since}
+        return sorted(uid for uid in uids if uid > after)[:limit]
+
     def first_sent(self, study_instance_uids: Collection[str]) -> dict[str, datetime]:
         return {uid: at for uid, at in self._t.first_sent.items() if uid in study_instance_uids}
 
@@ -309,6 +324,7 @@ class FakeReports:
         same = (report.study_instance_uid, report.version, report.revision)
         rows = self._t.reports.values()
         known = next((r for r in rows if (r.study_instance_uid, r.version, r.revision) == same), None)
+        self._t.report_created.setdefault((known or report).sop_instance_uid, self._now())
         return known or self._t.reports.setdefault(report.sop_instance_uid, report)
 
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
@@ -316,11 +332,15 @@ class FakeReports:
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.SENT, status=status)
-        if report := self._t.reports.get(sop_instance_uid):
+        visible = self._t.visible_objects.get(sop_instance_uid)
+        if report := self._t.reports.get(visible.report if visible else sop_instance_uid):
             self._t.first_sent.setdefault(report.study_instance_uid, self._now())
 
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED, status=status)
+
+    def put_withheld(self, sop_instance_uid: str, reason: WithheldReason | None) -> None:
+        self._t.reports[sop_instance_uid] = replace(self._t.reports[sop_instance_uid], withheld=reason)
 
     def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
         return self._t.visible_objects.get(sop_instance_uid)

@@ -18,7 +18,7 @@ from adapters.label_csv.exporter import EXPORT_COLUMNS, TEMPLATE_COLUMNS, empty_
 from adapters.label_csv.importer import ImportDefaults, import_table, read_table
 from pipeline import labels
 from pipeline.consensus import labels_in_force
-from pipeline.domain import FINDINGS, Label, LabelState, ReaderStatement, Sender, StoredFile
+from pipeline.domain import FINDINGS, Label, LabelExposure, LabelState, ReaderStatement, Sender, StoredFile
 from pipeline.errors import InvalidLabels, LabelFault
 from pipeline.finding_names import all_absent
 from tests.builders import peers
@@ -423,3 +423,30 @@ def test_the_real_label_table_of_chestxray14() -> None:
     hernias = sum(reading.findings["Hernia"] is YES for reading in table.readings)
     assert hernias == 227
     assert all(len(reading.findings) == len(FINDINGS) for reading in table.readings)
+
+
+def test_a_table_states_its_exposure_by_row_or_as_a_whole() -> None:
+    table = "study_instance_uid,exposure,Mass\n1.1,seen,1\n1.2,,1\n1.3,None,0\n"
+    stated = [reading.exposure for reading in read_table(table.encode(), ALICE).readings]
+    assert stated == [LabelExposure.SEEN, None, LabelExposure.NONE]
+    blind = ImportDefaults(reader="alice", exposure=LabelExposure.NONE)
+    stated = [reading.exposure for reading in read_table(table.encode(), blind).readings]
+    assert stated == [LabelExposure.SEEN, LabelExposure.NONE, LabelExposure.NONE]
+    (fault,) = faults_of("study_instance_uid,exposure,Mass\n1.1,perhaps,1\n")
+    assert (fault.column, fault.remedy) == ("exposure", "write none, possible, seen, or nothing")
+
+
+def test_a_stated_exposure_outlives_export_and_import() -> None:
+    """Of studies with a delivered report, where an import without the column would make each label possibly exposed."""
+    catalog, other = a_catalog(), a_catalog()
+    for one in (catalog, other):
+        one.tables.first_sent["1.1"] = datetime(2020, 1, 1, tzinfo=UTC)
+    table = "study_instance_uid,stated_at,exposure,Mass\n1.1,2024-01-01 10:00,none,1\n1.1,2024-01-02 10:00,,0\n"
+    import_table(table.encode(), ALICE, catalog=catalog)
+    assert [label.exposure for label in catalog.tables.labels] == [LabelExposure.NONE, LabelExposure.POSSIBLE]
+    assert "1 statements without the model's result by the word of the sender" in catalog.tables.audit[-1].detail
+    rows = [EXPORT_COLUMNS, *exported_rows(catalog.tables.labels, STUDIES)]
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    import_table(text.getvalue().encode(), ALICE, catalog=other)
+    assert [label.exposure for label in other.tables.labels] == [LabelExposure.NONE, LabelExposure.POSSIBLE]

@@ -172,3 +172,15 @@ def test_cases_without_a_score_are_excluded() -> None:
     assert (nothing.cases, nothing.share_not_worse, np.isnan(nothing.first)) == (0, 0.0, True)
     one_kind = compare(truth, truth, np.ones_like(labels), np.arange(100).astype(str), seed=0)
     assert (np.isnan(one_kind.first), one_kind.share_not_worse) == (True, 0.0)
+
+
+def test_two_labels_of_half_weight_count_as_one() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat([[1], [0]], 12, axis=0).astype(np.int8)
+    logits = rng.normal(size=(24, 1)) + labels
+    twice = np.concatenate([np.arange(24), np.arange(12, 24)])
+    weights = np.where(labels[twice] == 0, 0.5, 1.0)
+    once, halved = fit_calibration(logits, labels), fit_calibration(logits[twice], labels[twice], weights)
+    assert halved.slopes == pytest.approx(once.slopes)
+    assert halved.intercepts == pytest.approx(once.intercepts)
+    assert fit_calibration(logits, labels, np.ones(labels.shape)).slopes.tolist() == once.slopes.tolist()

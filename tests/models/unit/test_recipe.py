@@ -123,3 +123,12 @@ def test_the_seed_determines_the_batches() -> None:
         [(rows.tolist(), views.tolist()) for rows, views in draw_batches(9, 4, size=4, steps=6, seed=seed)] for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_weights_shift_a_kind_among_its_own_images() -> None:
+    labels = np.array([[1], [1], [0], [0], [-1]], dtype=np.int8)
+    weights = np.array([[1.0], [1.0], [1.0], [0.25], [1.0]])
+    found = Targets.of(labels, smoothing=0.0, weights=weights).weight[:, 0].tolist()
+    assert found == pytest.approx([0.25, 0.25, 0.4, 0.1, 0.0])
+    alike = Targets.of(labels, smoothing=0.0, weights=0.5 * np.ones(labels.shape)).weight
+    assert alike.tolist() == Targets.of(labels, smoothing=0.0).weight.tolist()

@@ -71,3 +71,24 @@ def test_a_finding_of_one_kind_keeps_its_text_classifier_bit_for_bit() -> None:
     for name, tensor in head.tensors.items():
         assert torch.equal(tensor[0], world.text.tensors[name][0])
         assert not torch.equal(tensor[1], world.text.tensors[name][1])
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_label_of_little_weight_changes_the_head_little(kind: int) -> None:
+    world = World(3)
+    rows = drawn(world, 12)
+    features, labels = world.features[rows], world.labels[rows]
+    given = (features, labels, world.text, world.whitening)
+    changed = np.flatnonzero(labels[:, 0] == kind)[:3]
+    wrong = labels.copy()
+    wrong[changed, 0] = 1 - kind
+    weights = np.ones(labels.shape)
+    weights[changed, 0] = 1e-6
+    unknown = labels.copy()
+    unknown[changed, 0] = -1
+    without = stage_one_head(features, unknown, world.text, world.whitening).logits(world.features)
+    light = stage_one_head(features, wrong, world.text, world.whitening, weights=weights).logits(world.features)
+    full = stage_one_head(features, wrong, world.text, world.whitening).logits(world.features)
+    assert float((light - without).abs().max()) < 0.02 < 0.2 < float((full - without)[:, 0].abs().max())
+    equal = stage_one_head(*given, weights=np.ones(labels.shape)).logits(world.features)
+    assert torch.equal(equal, stage_one_head(*given).logits(world.features))

@@ -251,3 +251,32 @@ def test_without_candidates_the_list_is_empty() -> None:
     assert select_studies(make_candidates(5), make_history(), SelectionPolicy(), count=0, seed=0) == []
     with pytest.raises(ZeroDivisionError):
         _ = only(SelectionReason.COVERAGE, coverage=0.0).shares
+
+
+def test_studies_without_a_report_come_first_as_long_as_they_leave_a_choice() -> None:
+    candidates = make_candidates(1000)
+    reported = np.arange(1000) >= 60
+    few = select_studies(replace(candidates, reported=reported), make_history(), SelectionPolicy(), count=20, seed=1)
+    assert len(few) == len({study.row for study in few}) == 20
+    assert sum(not reported[study.row] for study in few) >= 15  # a quarter of 60 patients; others by chance
+    enough = np.arange(1000) >= 200
+    many = select_studies(replace(candidates, reported=enough), make_history(), SelectionPolicy(), count=20, seed=1)
+    assert not any(enough[study.row] for study in many)
+
+
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_where_all_are_alike_reports_change_no_choice(is_reported: bool) -> None:
+    candidates = make_candidates(300)
+    alike = replace(candidates, reported=np.full(300, is_reported))
+    asked = {"count": 25, "seed": 3}
+    assert select_studies(alike, make_history(), SelectionPolicy(), **asked) == select_studies(
+        candidates, make_history(), SelectionPolicy(), **asked
+    )
+
+
+def test_a_patient_with_studies_of_either_kind_is_chosen_once() -> None:
+    candidates = make_candidates(400, patients=80)
+    reported = np.arange(400) % 2 == 1
+    chosen = select_studies(replace(candidates, reported=reported), make_history(), SelectionPolicy(), count=60, seed=2)
+    patients = [candidates.patient[study.row] for study in chosen]
+    assert len(patients) == len(set(patients)) == 60

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus, select_blind_labels
+from pipeline.consensus import (
+    ExposureWeights,
+    LabelPolicy,
+    labels_in_force,
+    resolve_consensus,
+    select_blind_labels,
+    select_unexposed_labels,
+)
 from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelExposure, LabelState
 from pipeline.finding_names import all_absent
 
@@ -202,3 +209,29 @@ def test_a_mind_changed_after_the_result_is_not_learnt() -> None:
     withdrawal = make_label(4, None, revokes=1)
     assert select_blind_labels([blind, seen, withdrawal]) == [blind, seen, withdrawal]
     assert resolve_consensus(select_blind_labels([blind, seen]), NEWEST).by_key["1.1", "Mass"].state is YES
+
+
+def test_versions_are_measured_on_unexposed_labels_and_withdrawals_still_count() -> None:
+    blind, possible = make_label(1, YES), make_label(2, NO, "bob", exposure=LabelExposure.POSSIBLE)
+    changed = make_label(3, NO, exposure=LabelExposure.SEEN)
+    assert select_unexposed_labels([blind, possible, changed]) == [blind]
+    assert resolve_consensus(select_unexposed_labels([blind, possible, changed]), NEWEST).by_key["1.1", "Mass"].state is YES
+    withdrawal = make_label(4, None, revokes=1)
+    assert resolve_consensus(select_unexposed_labels([blind, possible, withdrawal]), NEWEST).by_key == {}
+
+
+def test_exposed_labels_weigh_less_where_they_deny_a_finding() -> None:
+    weights = ExposureWeights(seen_present=0.9, seen_absent=0.4, possible_absent=0.7)
+    found = {
+        (state, exposure): weights.weigh(make_label(1, state, exposure=exposure))
+        for state in (YES, NO)
+        for exposure in LabelExposure
+    }
+    assert found == {
+        (YES, LabelExposure.NONE): 1.0,
+        (YES, LabelExposure.POSSIBLE): 1.0,
+        (YES, LabelExposure.SEEN): 0.9,
+        (NO, LabelExposure.NONE): 1.0,
+        (NO, LabelExposure.POSSIBLE): 0.7,
+        (NO, LabelExposure.SEEN): 0.4,
+    }

@@ -117,3 +117,25 @@ def test_a_learnable_finding_needs_enough_positives_and_negatives(positives: lis
     assert len(learnable.exclusions) == len(FINDINGS) - learnt
     if not learnt:
         assert learnable.exclusions[FINDINGS[0]].startswith(f"{len(positives)} present, of {len(set(positives))} patients")
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "words"),
+    [
+        ([replace(BETTER, patients=4)], "4 patients to compare it with zero-shot are too few; 10 are asked for, so 6 more"),
+        ([BETTER, replace(ALIKE, patients=9, not_inferior=0.0)], "so 1 more with labels given without the model's result"),
+        ([replace(BETTER, candidate=float("nan"), not_inferior=float("nan"))], "no finding has both kinds"),
+    ],
+)
+def test_a_candidate_waits_for_labels_given_without_the_result(comparisons: list[Comparison], words: str) -> None:
+    verdict = may_promote(comparisons, GatePolicy())
+    assert (verdict.passed, verdict.waits) == (False, True)
+    assert words in verdict.reason
+
+
+def test_a_candidate_that_is_worse_elsewhere_does_not_wait() -> None:
+    worse = replace(BETTER, against="version 2", not_inferior=0.1)
+    assert not may_promote([replace(BETTER, patients=4), worse], GatePolicy()).waits
+    certainly_worse = replace(MONITORED, candidate=0.6, lower=-0.3, upper=-0.1)
+    verdict = may_promote([replace(BETTER, patients=4), certainly_worse], GatePolicy())
+    assert (verdict.waits, "for certain" in verdict.reason) == (False, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from adapters.config.sections import LearnConfig
 from adapters.service.scheduler import Scheduler
 from pipeline import learn
-from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, JobKind, JobState, Label, LabelExposure, LabelState, VersionState
 from pipeline.errors import OutOfResources, StopRequested
 from tests.builders.hospital_in_memory import Hospital
 
@@ -183,3 +184,89 @@ def test_a_withdrawn_label_changes_the_training_set(hospital: Hospital) -> None:
     first_set, second_set = hospital.trainer.courses
     assert len(second_set.examples) == len(first_set.examples) - 1
     assert second_set.label_fingerprint != first_set.label_fingerprint
+
+
+def state_mass(hospital: Hospital, study: str, state: LabelState, reader: str, exposure: LabelExposure) -> None:
+    with hospital.catalog.begin() as tx:
+        label = Label(
+            study_instance_uid=study,
+            finding="Mass",
+            state=state,
+            reader=reader,
+            source="test",
+            stated_at=tx.now(),
+            exposure=exposure,
+        )
+        tx.labels.append([label])
+
+
+def test_exposed_labels_are_learnt_by_their_weight_and_measured_on_never(hospital: Hospital) -> None:
+    state_mass(hospital, "1.2", LabelState.ABSENT, "bob", LabelExposure.SEEN)  # beside alice, who was blind
+    label(hospital, 10)
+    with hospital.catalog.begin() as tx:
+        alone = tx.labels.of_studies(["1.10"])[0]
+        tx.labels.append([replace(alone, id=0, state=None, revokes=alone.id)])
+    state_mass(hospital, "1.10", LabelState.ABSENT, "bob", LabelExposure.SEEN)
+    assert enqueue(hospital)
+    assert hospital.work_once(JobKind.LEARN) == 1
+    mass = FINDINGS.index("Mass")
+    examples = {one.study_instance_uid: one for one in hospital.trainer.courses[-1].examples}
+    shown = {
+        uid: (one.targets[mass], one.measured_targets[mass], one.weights[mass])
+        for uid, one in examples.items()
+        if uid in ("1.1", "1.2", "1.10")
+    }
+    assert shown == {"1.1": (PRESENT, PRESENT, 1.0), "1.2": (ABSENT, ABSENT, 1.0), "1.10": (ABSENT, UNKNOWN, 0.5)}
+
+
+def test_a_blind_label_of_a_known_state_is_something_new_to_learn() -> None:
+    """The state is known from an exposed label, and now a version can be measured on it."""
+    hospital = Hospital()
+    label(hospital, *range(1, 9))
+    label(hospital, 9)
+    with hospital.catalog.begin() as tx:
+        blind = tx.labels.of_studies(["1.9"])[0]
+        tx.labels.append([replace(blind, id=0, state=None, revokes=blind.id)])
+    state_mass(hospital, "1.9", LabelState.PRESENT, "bob", LabelExposure.POSSIBLE)
+    assert enqueue(hospital)
+    hospital.work_once(JobKind.LEARN)
+    state_mass(hospital, "1.9", LabelState.PRESENT, "carol", LabelExposure.NONE)
+    assert enqueue(hospital, 1)
+    hospital.work_once(JobKind.LEARN)
+    first, second = (course.label_fingerprint for course in hospital.trainer.courses)
+    assert first != second
+
+
+def test_a_candidate_waits_while_too_few_unexposed_labels_measure_it(hospital: Hospital) -> None:
+    hospital.gate = replace(hospital.gate, min_patients=31)  # the fake trainer compares on 30
+    assert enqueue(hospital)
+    hospital.work_once(JobKind.LEARN)
+    assert states(hospital) == [VersionState.SERVING, VersionState.CANDIDATE]
+    assert "so 1 more with labels given without the model's result" in hospital.catalog.tables.versions[2].reason
+    assert hospital.catalog.tables.audit[-1].detail.startswith("waiting: waits for labels")
+
+
+def test_the_monitoring_sample_is_made_of_unexposed_labels(hospital: Hospital) -> None:
+    for number, exposure in ((11, LabelExposure.NONE), (12, LabelExposure.POSSIBLE)):
+        hospital.receive(hospital.header(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
+        hospital.run()
+        with hospital.catalog.begin() as tx:
+            tx.labels.append(
+                [
+                    Label(
+                        study_instance_uid=f"1.{number}",
+                        finding="Mass",
+                        state=LabelState.PRESENT,
+                        reader="alice",
+                        source="test",
+                        stated_at=tx.now(),
+                        selection_reason="monitoring",
+                        exposure=exposure,
+                    )
+                ]
+            )
+    enqueue(hospital)
+    hospital.work_once(JobKind.LEARN)
+    course = hospital.trainer.courses[-1]
+    assert [one.study_instance_uid for one in course.monitoring_examples] == ["1.11"]
+    assert {"1.11", "1.12"}.isdisjoint(one.study_instance_uid for one in course.examples)
