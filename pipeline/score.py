@@ -11,6 +11,7 @@ from pipeline import decisions, references, rules, versions
 from pipeline.domain import (
     AuditEvent,
     Decision,
+    Header,
     Job,
     JobKind,
     ModelVersion,
@@ -194,23 +195,25 @@ def _write_batch(
         for error in item.unreadable:
             tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
     told = [item for item in items if item.scores or (item.job.payload.get(RERANK_KEY) and item.job.subject in scored)]
-    predictions = {item.job.subject: _predict_study(item, scored[item.job.subject], version, reference, policy) for item in told}
+    predictions = {}
+    for item in told:
+        headers, image_scores = [image.header for image in item.images], list(scored[item.job.subject].values())
+        predictions[item.job.subject] = predict_images(headers, image_scores, version, reference, policy)
     _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
     tx.studies.put_states([job.subject for job in (item.job for item in told) if job.subject not in reopened], StudyState.SCORED)
     tx.jobs.finish(*(item.job for item in items))
 
 
-def _predict_study(
-    item: _ScoringItem,
-    image_scores: Mapping[str, Scores],
+def predict_images(
+    headers: Sequence[Header],
+    image_scores: Sequence[Scores],
     version: ModelVersion,
     reference: ReferenceDistribution | None,
     policy: ScorePolicy,
 ) -> list[Prediction]:
-    """Return the predictions of a study from the scores of all its images."""
-    headers = [image.header for image in item.images]
-    scores = rules.aggregate_scores(list(image_scores.values()), policy.aggregate)
+    """Return the predictions of a study, from the headers of the images chosen for scoring and the scores [14] of those scored."""
+    scores = rules.aggregate_scores(image_scores, policy.aggregate)
     predictions = decisions.predict_study(scores, version, reference, references.view_of(headers))
     reasons = [decisions.judge_age(header.patient_age, policy.decision) for header in headers]
     outside = next((reason for reason in reasons if reason is not None), None)

@@ -24,6 +24,7 @@ GROUPS = (
     "run",
     "check",
     "overview",
+    "score",
     "db",
     "model",
     "query",

@@ -31,7 +31,7 @@ IDENTITY = ("patient_id", "issuer_of_patient_id")
 """Columns that `show` leaves out: they belong to `radclipd query`."""
 GIGABYTE = 1e9
 
-StatusJsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+ObjectFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 WideFlag = Annotated[bool, typer.Option("--wide", help="Whole UIDs and lines, wider than 80 columns.")]
 
 audit = typer.Typer(help="The audit table: list it.", no_args_is_help=True)
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def status(ctx: typer.Context, json: StatusJsonFlag = False, wide: WideFlag = False) -> None:
+def status(ctx: typer.Context, json: ObjectFlag = False, wide: WideFlag = False) -> None:
     """Print the state of the daemon on one screen.
 
     Arrivals, queue, serving version, archives, disk, learning, last errors.
@@ -58,13 +58,13 @@ def status(ctx: typer.Context, json: StatusJsonFlag = False, wide: WideFlag = Fa
     if json:
         _write_json(found)
         return
-    _write_lines(lines, wide=wide)
+    write_lines(lines, wide=wide)
 
 
 def show(
     ctx: typer.Context,
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")],
-    json: StatusJsonFlag = False,
+    json: ObjectFlag = False,
     wide: WideFlag = False,
 ) -> None:
     """Print all that is known of one study.
@@ -79,7 +79,7 @@ def show(
     if json:
         _write_json(found)
         return
-    _write_lines(list(_describe_study(found)), wide=wide)
+    write_lines(list(_describe_study(found)), wide=wide)
 
 
 @audit.command("list")
@@ -170,7 +170,8 @@ def _describe_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Seque
         yield "  " + " ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _write_lines(lines: Sequence[str], *, wide: bool) -> None:
+def write_lines(lines: Sequence[str], *, wide: bool) -> None:
+    """Print lines, cut to WIDTH unless `wide`."""
     for line in lines:
         text = format_cell(line)
         typer.echo(text if wide else _shorten_line(text))

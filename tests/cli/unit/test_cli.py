@@ -30,6 +30,7 @@ VERBS = (
     "users",
     "status",
     "show",
+    "score",
     "audit",
     "reports",
     "labels",

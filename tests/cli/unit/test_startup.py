@@ -87,6 +87,7 @@ LOADS_TORCH = {
     "model fetch",
     "model import",
     "model untrained",
+    "score",
     "run",  # itself without; its children load what they need
     "work",  # to score or to learn
 }
