@@ -31,6 +31,8 @@ VERBS = (
     "status",
     "show",
     "score",
+    "manual",
+    "completion",
     "audit",
     "reports",
     "labels",
