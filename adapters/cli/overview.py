@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, format_cell
+from adapters.cli.output import WIDTH, CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag, format_cell, shorten_uids
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import RadclipdError
@@ -23,16 +22,11 @@ if TYPE_CHECKING:
     from pipeline.overview import DaemonOverview, StudyOverview
     from pipeline.statements import StudyStatement
 
-WIDTH = 80
-SHORT_UID = 16
-"""Last characters of a UID that a table of 80 columns shows."""
-LONG_UID = re.compile(r"\b[0-2]\.[0-9.]{18,}")
 IDENTITY = ("patient_id", "issuer_of_patient_id")
 """Columns that `show` leaves out: they belong to `radclipd query`."""
 GIGABYTE = 1e9
 
 ObjectFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-WideFlag = Annotated[bool, typer.Option("--wide", help="Whole UIDs and lines, wider than 80 columns.")]
 
 audit = typer.Typer(help="The audit table: list it.", no_args_is_help=True)
 
@@ -93,13 +87,15 @@ def list_(
     csv: CsvFlag = False,
     raw: RawFlag = False,
     json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """List the newest audit events."""
     wanted = {"action": action, "outcome": outcome, "subject": subject}
     conditions = [f"{name} = {query.quote_text(value)}" for name, value in wanted.items() if value]
     where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
     sql = f"SELECT at, action, outcome, subject, detail, source FROM v_audit {where}ORDER BY id DESC LIMIT {limit}"
-    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
+    narrow = ("at", "action", "outcome", "subject", "detail")
+    query.list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
 def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
@@ -179,7 +175,7 @@ def write_lines(lines: Sequence[str], *, wide: bool) -> None:
 
 def _shorten_line(line: str) -> str:
     """Return a line of at most WIDTH characters: long UIDs end in their last characters, then the line is cut."""
-    short = LONG_UID.sub(lambda found: f"…{found[0][-SHORT_UID:]}", line)
+    short = shorten_uids(line)
     return short if len(short) <= WIDTH else short[: WIDTH - 1] + "…"
 
 

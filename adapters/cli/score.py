@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapters.cli.overview import ObjectFlag, WideFlag, describe_statement, write_lines
+from adapters.cli.output import WideFlag
+from adapters.cli.overview import ObjectFlag, describe_statement, write_lines
 from adapters.cli.settings import config_of
 from adapters.service.exit_codes import FAILED
 
