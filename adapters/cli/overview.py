@@ -102,6 +102,8 @@ def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
     queue, archive = found.queue, found.archive
     arrived = ", ".join(f"{count} {state}" for state, count in sorted(found.arrived.items())) or "none"
     yield f"arrived in 24 h   {arrived}"
+    done = ", ".join(f"{step.last_hour} {step.name}" for step in found.flow if step.last_hour)
+    yield f"in the last hour  {done or 'nothing'}"
     waiting = ", ".join(f"{count} {kind.value} {state.value}" for (kind, state), count in sorted(queue.jobs.items()) if count)
     yield f"queue             {waiting or 'empty'}"
     serving = f"version {queue.serving} since {_format_moment(queue.serving_since)}" if queue.serving is not None else "NO VERSION"
@@ -112,6 +114,8 @@ def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
     yield f"studies           {', '.join(f'{count} {state.value}' for state, count in archive.studies.items() if count) or 'none'}"
     yield f"labels            {sum(archive.labels.values())}; {archive.open_requests} studies asked for and not read"
     yield f"learning          {_describe_learning(found, parts)}"
+    for one in found.drift:
+        yield f"drift             {one.finding}: {one.share:.1%} of the newest studies, {one.share_before:.1%} of those before"
     for event in found.errors:
         yield f"{event['outcome']:17} {_format_moment(event['at'])} {event['action']} {event['subject']}: {event['detail']}"
 

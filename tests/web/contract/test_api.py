@@ -122,7 +122,7 @@ def walk(read_page: Callable[[Any], list[dict[str, Any]]], key: str) -> Iterator
 )
 def test_an_odd_token_is_no_token(filled: Desk, value: str) -> None:
     for path in PATHS:
-        assert filled.client().get(f"/api/v1/{path}", headers={"Authorization": value.encode("latin-1")}).status_code == 401
+        assert filled.client().get(f"/api/v1/{path}", headers=[(b"Authorization", value.encode("latin-1"))]).status_code == 401
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "1e3", "9" * 30, "1.2'", "%00", "NaN", "1.2,1.3"])
