@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc orthanc-dicomweb orthanc-webviewer dcmtk dicom3tools postgresql pgbouncer chromium
+PEERS  := orthanc orthanc-dicomweb orthanc-webviewer dcmtk dicom3tools postgresql pgbouncer chromium prometheus zsh fish
 # A process takes whole files, in their order: the acceptance tests, which take longest, come first.
 SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 DEMO   ?=

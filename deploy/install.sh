@@ -93,13 +93,26 @@ forget_destination() {
 }
 
 install_files() {
-    begin "units and configuration" "seconds"
+    begin "units, configuration, manual page and completion" "seconds"
     install -d "$units" "$destination/usr/local/lib/sysusers.d" "$destination/usr/local/lib/tmpfiles.d" "$destination/etc/radclipd"
     install -m 0644 "$source"/deploy/systemd/*.service "$source"/deploy/systemd/*.socket "$source"/deploy/systemd/*.target "$units"
     install -m 0644 "$source/deploy/sysusers.d/radclipd.conf" "$destination/usr/local/lib/sysusers.d"
     install -m 0644 "$source/deploy/tmpfiles.d/radclipd.conf" "$destination/usr/local/lib/tmpfiles.d"
     [ -e "$destination$config" ] || install -m 0640 "$source/deploy/radclipd.toml" "$destination$config"
+    write_from_verb share/man/man1/radclipd.1 manual
+    write_from_verb share/bash-completion/completions/radclipd completion bash
+    write_from_verb share/zsh/site-functions/_radclipd completion zsh
+    write_from_verb share/fish/vendor_completions.d/radclipd.fish completion fish
     end
+}
+
+# Write what a verb prints to a file below /usr/local.
+write_from_verb() {
+    target=$destination/usr/local/$1
+    shift
+    install -d "${target%/*}"
+    (cd / && "$venv/bin/python" -m adapters.cli "$@") >"$target"
+    chmod 0644 "$target"
 }
 
 set_up_host() {

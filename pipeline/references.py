@@ -50,6 +50,15 @@ def load_current(version: ModelVersion, *, catalog: Catalog) -> ReferenceDistrib
         return _copy_reference(tx, source, version) if source is not None else None
 
 
+def find_current(version: ModelVersion, tx: Transaction) -> ReferenceDistribution | None:
+    """Return the distribution that `load_current` returns or would copy; None: there is none. Nothing is written."""
+    if not ranked_findings(version):
+        return None
+    number = tx.references.current_number(version.number)
+    number = number if number is not None else _find_source(tx, version)
+    return tx.references.find(number) if number is not None else None
+
+
 def follow(*, catalog: Catalog, policy: DecisionPolicy) -> ReferenceDistribution | None:
     """Make the serving version's distribution once enough studies are scored, and put studies scored before back into the queue.
 

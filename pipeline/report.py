@@ -171,13 +171,24 @@ def _insert_visible(
 def _load_predictions(tx: Transaction, study: Study, version: ModelVersion, withdrawal: str) -> list[Prediction]:
     """Return the predictions to report, with stopped findings not assessed, here and in the catalog."""
     predictions = tx.scores.predictions(study.study_instance_uid, version.number)
-    stops = tx.stops.current()
-    if ALL_FINDINGS in stops and not withdrawal:
-        raise ReportingStopped(f"reporting is stopped: {stops[ALL_FINDINGS]}", hint="radclipd reports resume")
-    withheld = decisions.withhold(predictions, NotAssessedReason.STOPPED, list(stops))
+    if not withdrawal:
+        require_reporting(tx)
+    withheld = withhold_stopped(tx, predictions)
     if withheld != predictions:
         tx.scores.put_predictions(version.number, {study.study_instance_uid: withheld}, {study.study_instance_uid: study.revision})
     return withheld
+
+
+def require_reporting(tx: Transaction) -> None:
+    """Raise ReportingStopped while a person has stopped all reports."""
+    stops = tx.stops.current()
+    if ALL_FINDINGS in stops:
+        raise ReportingStopped(f"reporting is stopped: {stops[ALL_FINDINGS]}", hint="radclipd reports resume")
+
+
+def withhold_stopped(tx: Transaction, predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return the predictions with the findings of stops not assessed."""
+    return decisions.withhold(predictions, NotAssessedReason.STOPPED, list(tx.stops.current()))
 
 
 def tell(
@@ -274,10 +285,10 @@ def _may_leave(built: Report, job: Job, catalog: Catalog) -> bool:
     """
     with catalog.read() as tx:
         stops = tx.stops.current()
+        if not built.withdrawal:
+            require_reporting(tx)
     if built.withdrawal or not stops:
         return True
-    if ALL_FINDINGS in stops:
-        raise ReportingStopped(f"reporting is stopped: {stops[ALL_FINDINGS]}", hint="radclipd reports resume")
     with catalog.begin() as tx:
         uid = built.study_instance_uid
         study = tx.studies.lock([uid]).get(uid)

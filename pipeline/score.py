@@ -12,6 +12,7 @@ from pipeline.domain import (
     AuditEvent,
     Decision,
     Delivery,
+    Header,
     Job,
     JobKind,
     ModelVersion,
@@ -197,7 +198,10 @@ def _write_batch(
         for error in item.unreadable:
             tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
     told = [item for item in items if item.scores or (item.job.payload.get(RERANK_KEY) and item.job.subject in scored)]
-    predictions = {item.job.subject: _predict_study(item, scored[item.job.subject], version, reference, policy) for item in told}
+    predictions = {}
+    for item in told:
+        headers, image_scores = [image.header for image in item.images], list(scored[item.job.subject].values())
+        predictions[item.job.subject] = predict_images(headers, image_scores, version, reference, policy)
     delivery.draw_silent_studies(tx, {uid: studies[uid] for uid in predictions if uid in studies}, share=policy.silent_share)
     _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
@@ -205,16 +209,15 @@ def _write_batch(
     tx.jobs.finish(*(item.job for item in items))
 
 
-def _predict_study(
-    item: _ScoringItem,
-    image_scores: Mapping[str, Scores],
+def predict_images(
+    headers: Sequence[Header],
+    image_scores: Sequence[Scores],
     version: ModelVersion,
     reference: ReferenceDistribution | None,
     policy: ScorePolicy,
 ) -> list[Prediction]:
-    """Return the predictions of a study from the scores of all its images."""
-    headers = [image.header for image in item.images]
-    scores = rules.aggregate_scores(list(image_scores.values()), policy.aggregate)
+    """Return the predictions of a study, from the headers of the images chosen for scoring and the scores [14] of those scored."""
+    scores = rules.aggregate_scores(image_scores, policy.aggregate)
     predictions = decisions.predict_study(scores, version, reference, references.view_of(headers))
     reasons = [decisions.judge_age(header.patient_age, policy.decision) for header in headers]
     outside = next((reason for reason in reasons if reason is not None), None)

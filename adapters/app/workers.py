@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
-from adapters.app.report_policies import decision_policy, report_policy
+from adapters.app.policies import circuit_policy, learn_policy, work_policy
+from adapters.app.report_policies import report_policy, score_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind, VisibleKind
 from pipeline.ports.services import StageCallback
@@ -71,16 +71,7 @@ def build_score_spec_and_cache_warming(parts: Parts) -> tuple[work.WorkerSpec, c
         precision=config.score.precision,
         cache_settings=activation_cache_settings(config),
     )
-    policy = score.ScorePolicy(
-        aggregate=config.score.aggregate,
-        chest=chest_policy(config),
-        rescored_studies=config.report.rescored_studies,
-        backfill_reports=config.backfill.reports,
-        batch_size=batch,
-        decision=decision_policy(config),
-        deliver=config.report.deliver,
-        silent_share=config.report.silent_share,
-    )
+    policy = score_policy(config)
     load_serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     spec = work.WorkerSpec(
         kind=JobKind.SCORE,
@@ -102,10 +93,10 @@ def _build_score_spec(parts: Parts) -> work.WorkerSpec:
 
 
 def _build_report_spec(parts: Parts) -> work.WorkerSpec:
-    from adapters.dicom.sr.document import ReportSettings
+    from adapters.app.report_policies import report_settings
     from adapters.dicom.sr.writer import SrWriter
 
-    settings = ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language", "deliver", "silent_share"}))
+    settings = report_settings(parts.config)
     writer = SrWriter(settings, parts.images, parts.thumbnail_decoder if VisibleKind.CARD in settings.visible else None)
     step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config))
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)

@@ -31,6 +31,7 @@ DECIDED_STUDIES = 1000
 MAX_ROUNDS = 20
 """Newest learn jobs that are read, to find the running round and the last finished one."""
 IS_LEARN_JOB: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
+IS_DONE: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.DONE.value}'")
 IS_QUARANTINED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.QUARANTINED.value}'")
 """Literals, not parameters: SQLite uses a partial index only for a literal condition."""
 RESULT_OF_STATE = {
@@ -81,7 +82,7 @@ class SqlFigures:
             studies=self._count_states(studies.c.state, StudyState),
             ignored=self._count_ignored(),
             reports=self._count_states(reports.c.state, ReportState),
-            decisions=self._count_decisions(),
+            decisions=self.newest_decisions(studies=DECIDED_STUDIES),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
             labels={
                 (finding, LabelState(state)): n
@@ -93,13 +94,14 @@ class SqlFigures:
             backfilled_unscored=self._connection.scalar(unscored) or 0,
         )
 
-    def _count_decisions(self) -> dict[tuple[str, Decision], int]:
+    def newest_decisions(self, *, studies: int) -> dict[tuple[str, Decision], int]:
+        """Return the decisions by finding on the newest `studies` that the serving version has scored."""
         serving = SqlVersions(self._connection).serving()
         if serving is None:
             return {}
         of_version = predictions.c.version == serving.number
         newest = select(predictions.c.study).where(of_version, IS_FIRST_FINDING).order_by(predictions.c.study.desc())
-        studies_of = newest.limit(DECIDED_STUDIES).subquery()
+        studies_of = newest.limit(studies).subquery()
         query = (
             select(predictions.c.finding, predictions.c.decision, func.count())
             .join(studies_of, predictions.c.study == studies_of.c.study)
@@ -112,6 +114,11 @@ class SqlFigures:
         open_ones = jobs.c.state.in_((WAITING, RUNNING, QUARANTINED))
         query = select(jobs.c.kind, jobs.c.state, func.count()).where(open_ones).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
+
+    def finished_jobs(self, *, since: datetime) -> dict[JobKind, int]:
+        """Return the jobs of each kind that were done since then."""
+        query = select(jobs.c.kind, func.count()).where(IS_DONE, jobs.c.finished_at > since).group_by(jobs.c.kind)
+        return {JobKind(kind): count for kind, count in self._connection.execute(query)}
 
     def received_bytes(self, *, since: datetime) -> int:
         """Return the size of the files that were received since then, bytes."""

@@ -13,6 +13,11 @@ from adapters.catalog.tables import labels, studies
 from pipeline.domain import Label, LabelExposure, LabelState
 
 SHORT_TEXT_LENGTH = 64
+LABEL_LOCK_KEY = 7_270_414
+"""Key of the PostgreSQL advisory lock under which labels are numbered: the numbers become visible in order.
+
+A program that asks for the labels behind a number misses none that was committed later.
+"""
 
 
 class SqlLabels:
@@ -26,6 +31,8 @@ class SqlLabels:
         if unknown := sum(label.study_instance_uid not in rows for label in statements):
             raise ValueError(f"{unknown} of {len(statements)} labels are on studies that the catalog does not know")
         if statements:
+            if self._connection.dialect.name == "postgresql":  # SQLite has one writer
+                self._connection.execute(select(func.pg_advisory_xact_lock(LABEL_LOCK_KEY)))
             self._connection.execute(insert(labels), [_build_row(label, rows[label.study_instance_uid]) for label in statements])
 
     def all(self) -> list[Label]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from adapters.cli.manual import COMPLETE_VARIABLE, PROGRAM
 from adapters.cli.renamed import VerbGroup
 from adapters.cli.settings import GlobalOptions
 from adapters.service.exit_codes import FAILED, exit_code_of
@@ -24,6 +25,7 @@ GROUPS = (
     "run",
     "check",
     "overview",
+    "score",
     "db",
     "model",
     "query",
@@ -38,6 +40,7 @@ GROUPS = (
     "backfill",
     "demo",
     "experiment",
+    "manual",
 )
 
 app = typer.Typer(
@@ -77,8 +80,12 @@ for _group in GROUPS:
 
 def main() -> None:
     """Run a verb; turn an error into one line, a hint and an exit code."""
+    if COMPLETE_VARIABLE in os.environ:  # a shell asks for words
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # typer re-exports it
+
+        completion_init()
     try:
-        app()
+        app(prog_name=PROGRAM)
     except RadclipdError as error:
         print(f"radclipd: {error}", file=sys.stderr)  # noqa: T201 - the one place that prints errors
         if error.hint:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
@@ -30,27 +30,33 @@ def list_(
     csv: CsvFlag = False,
     raw: RawFlag = False,
     json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """List the newest jobs with their state and last error."""
     from pipeline.domain import JobState
 
     if state and state not in list(JobState):
         raise typer.BadParameter(f"one of {', '.join(JobState)}", param_hint="--state")
-    if study:
-        _list_jobs_of_study(ctx, study, limit, table=table, csv=csv, json=json, raw=raw)
-        return
+    sql = _select_jobs_of_study(study, state, limit) if study else _select_jobs(state, limit)
+    narrow = ("id", "kind", "subject", "state", "attempts", "run_at", "error")
+    query.list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
+
+
+def _select_jobs(state: str, limit: int) -> str:
+    """Return the SQL of the newest jobs in a state; "": in any but done."""
+    from pipeline.domain import JobState
+
     states = [state] if state else [one.value for one in JobState if one is not JobState.DONE]
     each = (  # one index scan for each state: the many finished jobs are not read
         "SELECT * FROM (SELECT id, kind, subject, state, attempts, run_at, worker, lease_until, error"
         f" FROM v_jobs WHERE state = '{one}' ORDER BY id DESC LIMIT {limit}) AS {one}"
         for one in states
     )
-    sql = f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
-    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
+    return f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
 
 
-def _list_jobs_of_study(ctx: typer.Context, study: str, limit: int, *, table: bool, csv: bool, json: bool, raw: bool) -> None:
-    """List the newest jobs of a study, of its instances and of its reports, finished ones included."""
+def _select_jobs_of_study(study: str, state: str, limit: int) -> str:
+    """Return the SQL of the newest jobs of a study, of its instances and of its reports; "": in any state, done included."""
     named = query.quote_text(study)
     uids = f"SELECT study_instance_uid FROM v_studies WHERE study_instance_uid = {named} OR accession_number = {named}"
     subjects = " UNION ".join(
@@ -59,11 +65,11 @@ def _list_jobs_of_study(ctx: typer.Context, study: str, limit: int, *, table: bo
             *(f"SELECT sop_instance_uid FROM {view} WHERE study_instance_uid IN ({uids})" for view in ("v_instances", "v_reports")),
         ]
     )
-    sql = (
+    condition = f" AND state = '{state}'" if state else ""
+    return (
         "SELECT id, kind, subject, state, attempts, run_at, worker, lease_until, error"
-        f" FROM v_jobs WHERE subject IN ({subjects}) ORDER BY id DESC LIMIT {limit}"
+        f" FROM v_jobs WHERE subject IN ({subjects}){condition} ORDER BY id DESC LIMIT {limit}"
     )
-    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
 
 
 @jobs.command()

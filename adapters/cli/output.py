@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+WIDTH = 80
+"""Columns of a terminal that tables and lines fit, unless they are asked to be wide."""
+SHORT_UID = 16
+"""Last characters of a UID that a narrow table shows."""
+LONG_UID = re.compile(r"\b[0-2]\.[0-9.]{18,}")
+MINUTE = re.compile(r"^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d):\d\d\S*$")
+"""A time, of which a narrow table shows date, hour and minute."""
 
 
 class Format(StrEnum):
@@ -24,6 +33,7 @@ class Format(StrEnum):
 TableFlag = Annotated[bool, typer.Option("--table", help="A table (the default).")]
 CsvFlag = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
 RawFlag = Annotated[bool, typer.Option("--raw", help="CSV with the cells as stored: for programs, not for spreadsheets.")]
+WideFlag = Annotated[bool, typer.Option("--wide", help="Whole UIDs and lines, wider than 80 columns.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="A JSON array of objects.")]
 
 
@@ -36,8 +46,11 @@ def choose_format(*, table: bool, csv: bool, json: bool, raw: bool) -> Format:
     return Format.CSV if csv else Format.JSON if json else Format.TABLE
 
 
-def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Format) -> None:
-    """Print rows to standard output. CSV is safe in a spreadsheet; RAW_CSV holds cells as they are stored."""
+def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Format, *, narrow: Sequence[str] = ()) -> None:
+    """Print rows to standard output. CSV is safe in a spreadsheet; RAW_CSV holds cells as they are stored.
+
+    `narrow`: the columns of a table that fits WIDTH, with short UIDs and times; empty: all columns, whole.
+    """
     if form in (Format.CSV, Format.RAW_CSV):
         from adapters.label_csv.csv_text import escape_cell
 
@@ -49,7 +62,7 @@ def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Form
         json.dump([dict(zip(columns, row, strict=True)) for row in rows], sys.stdout, indent=2, default=str)
         sys.stdout.write("\n")
     else:
-        _write_table(columns, rows)
+        _write_table(columns, rows, narrow)
 
 
 def _keep_cell(value: Any) -> Any:
@@ -64,18 +77,28 @@ def write_facts(facts: Mapping[str, Any]) -> None:
             typer.echo(f"{name:{width}}  {format_cell(value)}")
 
 
-def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], narrow: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(format_cell(column), overflow="fold")
+    shown = [columns.index(name) for name in narrow] if narrow else range(len(columns))
+    for index in shown:
+        table.add_column(format_cell(columns[index]), overflow="fold")
     for row in rows:
-        table.add_row(*map(format_cell, row))
-    width = None if sys.stdout.isatty() else 200
+        table.add_row(*(format_cell(_shorten_cell(row[index]) if narrow else row[index]) for index in shown))
+    width = WIDTH if narrow else None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # "[listener]" is text, not a style
+
+
+def _shorten_cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, float) else MINUTE.sub(r"\1 \2", shorten_uids(str(value)))
+
+
+def shorten_uids(text: str) -> str:
+    """Return the text with long UIDs cut to an ellipsis and their last characters."""
+    return LONG_UID.sub(lambda found: f"…{found[0][-SHORT_UID:]}", text)
 
 
 def format_cell(value: Any) -> str:

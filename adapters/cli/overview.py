@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, format_cell
+from adapters.cli.output import WIDTH, CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag, format_cell, shorten_uids
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import RadclipdError
@@ -23,16 +22,11 @@ if TYPE_CHECKING:
     from pipeline.overview import DaemonOverview, StudyOverview
     from pipeline.statements import StudyStatement
 
-WIDTH = 80
-SHORT_UID = 16
-"""Last characters of a UID that a table of 80 columns shows."""
-LONG_UID = re.compile(r"\b[0-2]\.[0-9.]{18,}")
 IDENTITY = ("patient_id", "issuer_of_patient_id")
 """Columns that `show` leaves out: they belong to `radclipd query`."""
 GIGABYTE = 1e9
 
-StatusJsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-WideFlag = Annotated[bool, typer.Option("--wide", help="Whole UIDs and lines, wider than 80 columns.")]
+ObjectFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 audit = typer.Typer(help="The audit table: list it.", no_args_is_help=True)
 
@@ -44,7 +38,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def status(ctx: typer.Context, json: StatusJsonFlag = False, wide: WideFlag = False) -> None:
+def status(ctx: typer.Context, json: ObjectFlag = False, wide: WideFlag = False) -> None:
     """Print the state of the daemon on one screen.
 
     Arrivals, queue, serving version, archives, disk, learning, last errors.
@@ -58,13 +52,13 @@ def status(ctx: typer.Context, json: StatusJsonFlag = False, wide: WideFlag = Fa
     if json:
         _write_json(found)
         return
-    _write_lines(lines, wide=wide)
+    write_lines(lines, wide=wide)
 
 
 def show(
     ctx: typer.Context,
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")],
-    json: StatusJsonFlag = False,
+    json: ObjectFlag = False,
     wide: WideFlag = False,
 ) -> None:
     """Print all that is known of one study.
@@ -79,7 +73,7 @@ def show(
     if json:
         _write_json(found)
         return
-    _write_lines(list(_describe_study(found)), wide=wide)
+    write_lines(list(_describe_study(found)), wide=wide)
 
 
 @audit.command("list")
@@ -93,19 +87,23 @@ def list_(
     csv: CsvFlag = False,
     raw: RawFlag = False,
     json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """List the newest audit events."""
     wanted = {"action": action, "outcome": outcome, "subject": subject}
     conditions = [f"{name} = {query.quote_text(value)}" for name, value in wanted.items() if value]
     where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
     sql = f"SELECT at, action, outcome, subject, detail, source FROM v_audit {where}ORDER BY id DESC LIMIT {limit}"
-    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
+    narrow = ("at", "action", "outcome", "subject", "detail")
+    query.list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
 def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
     queue, archive = found.queue, found.archive
     arrived = ", ".join(f"{count} {state}" for state, count in sorted(found.arrived.items())) or "none"
     yield f"arrived in 24 h   {arrived}"
+    done = ", ".join(f"{step.last_hour} {step.name}" for step in found.flow if step.last_hour)
+    yield f"in the last hour  {done or 'nothing'}"
     waiting = ", ".join(f"{count} {kind.value} {state.value}" for (kind, state), count in sorted(queue.jobs.items()) if count)
     yield f"queue             {waiting or 'empty'}"
     serving = f"version {queue.serving} since {_format_moment(queue.serving_since)}" if queue.serving is not None else "NO VERSION"
@@ -116,6 +114,8 @@ def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
     yield f"studies           {', '.join(f'{count} {state.value}' for state, count in archive.studies.items() if count) or 'none'}"
     yield f"labels            {sum(archive.labels.values())}; {archive.open_requests} studies asked for and not read"
     yield f"learning          {_describe_learning(found, parts)}"
+    for one in found.drift:
+        yield f"drift             {one.finding}: {one.share:.1%} of the newest studies, {one.share_before:.1%} of those before"
     for event in found.errors:
         yield f"{event['outcome']:17} {_format_moment(event['at'])} {event['action']} {event['subject']}: {event['detail']}"
 
@@ -170,7 +170,8 @@ def _describe_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Seque
         yield "  " + " ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _write_lines(lines: Sequence[str], *, wide: bool) -> None:
+def write_lines(lines: Sequence[str], *, wide: bool) -> None:
+    """Print lines, cut to WIDTH unless `wide`."""
     for line in lines:
         text = format_cell(line)
         typer.echo(text if wide else _shorten_line(text))
@@ -178,7 +179,7 @@ def _write_lines(lines: Sequence[str], *, wide: bool) -> None:
 
 def _shorten_line(line: str) -> str:
     """Return a line of at most WIDTH characters: long UIDs end in their last characters, then the line is cut."""
-    short = LONG_UID.sub(lambda found: f"…{found[0][-SHORT_UID:]}", line)
+    short = shorten_uids(line)
     return short if len(short) <= WIDTH else short[: WIDTH - 1] + "…"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, choose_format, write_rows
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag, choose_format, write_rows
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def studies(
     csv: CsvFlag = False,
     raw: RawFlag = False,
     json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """List the newest studies with their state.
 
@@ -58,14 +60,30 @@ def studies(
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
         f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
     )
-    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw)
+    narrow = ("study_instance_uid", "accession_number", "state", "reason", "last_received_at")
+    list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
-def _print_query(config: Config, sql: str, *, table: bool, csv: bool, json: bool, raw: bool, max_seconds: float = 60) -> None:
+def list_rows(ctx: typer.Context, sql: str, *, narrow: Sequence[str], table: bool, csv: bool, json: bool, raw: bool) -> None:
+    """Print the rows of a listing; `narrow`: the columns of its table, see `adapters.cli.output.write_rows`."""
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw, narrow=narrow)
+
+
+def _print_query(
+    config: Config,
+    sql: str,
+    *,
+    table: bool,
+    csv: bool,
+    json: bool,
+    raw: bool,
+    max_seconds: float = 60,
+    narrow: Sequence[str] = (),
+) -> None:
     form = choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.catalog import query as reading
     from adapters.catalog import schema
 
     schema.verify(config.catalog.url)
     columns, rows = reading.run(config.catalog.url, sql, max_seconds=max_seconds)
-    write_rows(columns, rows, form)
+    write_rows(columns, rows, form, narrow=narrow)

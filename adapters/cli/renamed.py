@@ -39,7 +39,7 @@ class VerbGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the words name."""
-        if found := find_new_verb(args):
+        if not ctx.resilient_parsing and (found := find_new_verb(args)):  # resilient: a shell completes words
             old, new = found
             typer.echo(f"radclipd: `{old}` is now `radclipd {new}`", err=True)
             raise typer.Exit(USAGE)

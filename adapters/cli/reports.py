@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import name_user, parts_of
 from adapters.cli.shadow import shadow
@@ -34,16 +34,15 @@ def list_(
     csv: CsvFlag = False,
     raw: RawFlag = False,
     json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """List the newest reports with their delivery state."""
-    query.query(
-        ctx,
+    sql = (
         "SELECT sop_instance_uid, study_instance_uid, version, revision, state, withheld, status, created_at, sent_at"
-        f" FROM v_reports ORDER BY created_at DESC LIMIT {limit}",
-        table=table,
-        csv=csv,
-        json=json,
+        f" FROM v_reports ORDER BY created_at DESC LIMIT {limit}"
     )
+    narrow = ("sop_instance_uid", "study_instance_uid", "version", "state", "created_at")
+    query.list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
 @reports.command()

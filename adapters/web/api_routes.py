@@ -28,13 +28,35 @@ MAX_TEXT_LENGTH = 64
 UID_PATTERN = r"^[0-9.]{1,64}$"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet; a quote in front makes it a text."""
-REFUSALS: dict[int | str, dict[str, Any]] = {
+CSV_TYPE, ARROW_TYPE = "text/csv; charset=utf-8", "application/vnd.apache.arrow.file"
+PAGE_SCHEMA = {
+    "type": "object",
+    "required": ["rows", "next"],
+    "properties": {
+        "rows": {"type": "array", "items": {"type": "object"}},
+        "next": {
+            "type": ["string", "integer", "null"],
+            "description": "The value of `after` for the next page; null: the last one.",
+        },
+    },
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "rows of the view in the form asked for",
+        "content": {
+            "application/json": {"schema": PAGE_SCHEMA},
+            CSV_TYPE: {"schema": {"type": "string"}},
+            ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}},
+        },
+        "headers": {"X-Next": {"description": "As `next`; missing on the last page.", "schema": {"type": "string"}}},
+    },
     401: {"description": "no valid token"},
+    403: {"description": "the user's role may not do this"},
     406: {"description": "Arrow needs the extra radclipd[lab]"},
     503: {"description": "the catalog is out of reach"},
 }
 
-router = APIRouter(prefix="/api/v1", responses=REFUSALS)
+router = APIRouter(prefix="/api/v1", responses=ANSWERS)
 
 
 class Form(StrEnum):
@@ -152,9 +174,9 @@ def _write_rows(rows: Rows, form: Form, user: User, *, key: str, limit: int, fol
         following = shown[-1][key]
     headers = {} if following is None else {"X-Next": str(following)}
     if form is Form.CSV:
-        return Response(_write_csv(shown), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(_write_csv(shown), media_type=CSV_TYPE, headers=headers)
     if form is Form.ARROW:
-        return Response(_write_arrow(shown), media_type="application/vnd.apache.arrow.file", headers=headers)
+        return Response(_write_arrow(shown), media_type=ARROW_TYPE, headers=headers)
     plain = [{name: _convert_value(value) for name, value in row.items()} for row in shown]
     return JSONResponse({"rows": plain, "next": following}, headers=headers)
 

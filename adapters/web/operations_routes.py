@@ -17,9 +17,8 @@ from adapters.web.access import AnyVisitor, OperatingVisitor
 from adapters.web.label_routes import Payload
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
-from pipeline.domain import AuditEvent, JobState
+from pipeline.domain import AuditEvent
 from pipeline.errors import RadclipdError
-from pipeline.figures import QueueFigures
 
 EVENT_SECONDS = 2.0
 """Between two looks at the queue."""
@@ -113,13 +112,7 @@ def _gather_values(parts: DeskParts) -> dict[str, Any]:
         "found": found,
         "quarantined": quarantined,
         "events": events,
-        "waiting": _count_jobs(found.queue, JobState.WAITING),
-        "running": _count_jobs(found.queue, JobState.RUNNING),
         "free": usage.get("storage_free"),
         "days_left": usage["storage_free"] / found.bytes_per_day if usage and found.bytes_per_day else None,
         "low_days": LOW_DISK_DAYS,
     }
-
-
-def _count_jobs(figures: QueueFigures, state: JobState) -> dict[str, int]:
-    return {kind.value: count for (kind, of), count in sorted(figures.jobs.items()) if of is state}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def _build_environment() -> Environment:
         loader=FileSystemLoader(FOLDER / "templates"), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"words": finding_words, "moment": format_moment, "day": format_day, "percent": format_percent}
+    environment.filters |= {"age": format_age}
     environment.globals["static"] = static_address
     return environment
 
@@ -66,3 +68,13 @@ def format_day(date: str) -> str:
 def format_percent(share: float) -> str:
     """Return a share as per cent, with a decimal below ten."""
     return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
+
+
+def format_age(seconds: float | None) -> str:
+    """Return a time span in its largest whole unit: 40 s, 12 min, 5 h, 3 d; "" for None."""
+    if seconds is None:
+        return ""
+    for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h"), (inf, 86_400.0, "d")):
+        if seconds < limit:
+            return f"{max(seconds, 0.0) / unit:.0f} {name}"
+    raise ValueError("an infinite age")

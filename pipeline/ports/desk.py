@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
-from pipeline.domain import DeskReading, Draft, User
+from pipeline.domain import Decision, DeskReading, Draft, JobKind, User
 from pipeline.figures import ArchiveFigures, QueueFigures
 from pipeline.ports.services import Transaction
 
@@ -117,6 +117,12 @@ class Figures(Protocol):
 
     def archive_figures(self) -> ArchiveFigures:
         """Return the counts of the archive."""
+
+    def newest_decisions(self, *, studies: int) -> Mapping[tuple[str, Decision], int]:
+        """Return the decisions by finding on the newest `studies` that the serving version has scored."""
+
+    def finished_jobs(self, *, since: datetime) -> Mapping[JobKind, int]:
+        """Return the jobs of each kind that were done since then; done jobs are kept for `work.keep_done_days`."""
 
     def received_bytes(self, *, since: datetime) -> int:
         """Return the size of the files that were received since then, bytes."""

@@ -90,7 +90,7 @@ class FolderSource:
         try:
             if path.is_dir():
                 raise PermanentError("a folder cannot be read", hint=self._suggest_remedy())
-            content = _read_if_dicom(path)
+            content = read_if_dicom(path)
         except OSError as error:
             if error.errno in UNAVAILABLE_ERRNOS:
                 raise self._build_unavailable_error(error.strerror) from error
@@ -121,7 +121,7 @@ def _fingerprint_file(path: Path) -> bytes:
     return os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode()
 
 
-def _read_if_dicom(path: Path) -> bytes:
+def read_if_dicom(path: Path) -> bytes:
     """Return the content of a file that may be DICOM; b"" for another one, and for anything but a regular file."""
     if path.name == DICOMDIR or not path.is_file():
         return b""

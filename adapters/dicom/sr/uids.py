@@ -1,4 +1,7 @@
-"""UIDs derived from the identity of an object: a report built again is the same object (PS3.5 section 9, annex B)."""
+"""UIDs derived from the identity of an object: a report built again is the same object (PS3.5 section 9, annex B).
+
+`scope`: one more part of the identity, for objects that no row of the catalog stands for.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,24 @@ def derived_uid(root: str, *parts: object) -> str:
     return f"{root}.{digits[: MAX_UID_LENGTH - len(root) - 1]}"
 
 
-def report_uid(root: str, study_instance_uid: str, version: int, revision: int) -> str:
+def report_uid(root: str, study_instance_uid: str, version: int, revision: int, *scope: str) -> str:
     """Return the SOP Instance UID of a report."""
-    return derived_uid(root, "report", study_instance_uid, version, revision)
+    return derived_uid(root, "report", study_instance_uid, version, revision, *scope)
 
 
-def series_uid(root: str, study_instance_uid: str, version: int) -> str:
+def series_uid(root: str, study_instance_uid: str, version: int, *scope: str) -> str:
     """Return the Series Instance UID of a version's reports on a study: one series for all revisions."""
-    return derived_uid(root, "series", study_instance_uid, version)
+    return derived_uid(root, "series", study_instance_uid, version, *scope)
 
 
-def visible_uid(root: str, study_instance_uid: str, version: int, revision: int, kind: str) -> str:
+def visible_uid(root: str, study_instance_uid: str, version: int, revision: int, kind: str, *scope: str) -> str:
     """Return the SOP Instance UID of a visible object."""
-    return derived_uid(root, "visible", study_instance_uid, version, revision, kind)
+    return derived_uid(root, "visible", study_instance_uid, version, revision, kind, *scope)
 
 
-def visible_series_uid(root: str, study_instance_uid: str, version: int, kind: str) -> str:
+def visible_series_uid(root: str, study_instance_uid: str, version: int, kind: str, *scope: str) -> str:
     """Return the Series Instance UID of a version's visible objects of one kind on a study."""
-    return derived_uid(root, "visible series", study_instance_uid, version, kind)
+    return derived_uid(root, "visible series", study_instance_uid, version, kind, *scope)
 
 
 def tracking_uid(root: str, study_instance_uid: str, finding: str) -> str:

@@ -36,9 +36,11 @@ SERIES_OFFSETS = {VisibleKind.TEXT: 1, VisibleKind.CARD: 2}
 class SrWriter:
     """`ports.services.ReportWriter` by highdicom. The part common to all reports of a version is cached as a `ReportTemplate`."""
 
-    def __init__(self, settings: ReportSettings, store: ImageStore, pixels: ImageReader | None = None) -> None:
-        """`pixels`: decodes the film on the card; a report without a card needs none."""
+    def __init__(self, settings: ReportSettings, store: ImageStore, pixels: ImageReader | None = None, *, scope: str = "") -> None:
+        """`pixels`: decodes the film on the card; a report without a card needs none. `scope`: keeps the UIDs apart from those of
+        the catalog's reports."""
         self._settings, self._store, self._pixels = settings, store, pixels
+        self._scope = (scope,) if scope else ()
         self._templates: dict[int, ReportTemplate] = {}
         self._evidence: tuple[Sequence[StoredInstance], list[Dataset]] = ((), [])  # of the last report
         self._header: tuple[ReportContent | None, Dataset] = (None, Dataset())  # of the last report
@@ -46,8 +48,8 @@ class SrWriter:
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         root = self._settings.uid_root
         return Report(
-            sop_instance_uid=report_uid(root, study_instance_uid, version, revision),
-            series_instance_uid=series_uid(root, study_instance_uid, version),
+            sop_instance_uid=report_uid(root, study_instance_uid, version, revision, *self._scope),
+            series_instance_uid=series_uid(root, study_instance_uid, version, *self._scope),
             study_instance_uid=study_instance_uid,
             version=version,
             revision=revision,
@@ -62,8 +64,8 @@ class SrWriter:
     def _make_pending(self, report: Report, kind: VisibleKind) -> VisibleObject:
         root, study = self._settings.uid_root, report.study_instance_uid
         return VisibleObject(
-            sop_instance_uid=visible_uid(root, study, report.version, report.revision, kind),
-            series_instance_uid=visible_series_uid(root, study, report.version, kind),
+            sop_instance_uid=visible_uid(root, study, report.version, report.revision, kind, *self._scope),
+            series_instance_uid=visible_series_uid(root, study, report.version, kind, *self._scope),
             report=report.sop_instance_uid,
             kind=kind,
             state=ReportState.PENDING,

@@ -421,8 +421,8 @@ def of(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 
 
-def test_alerts_use_existing_metrics_and_labels() -> None:
-    """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
+def full_sources() -> MetricSources:
+    """Figures with a value for every family and label."""
     line = QueueFigures(
         jobs={},
         oldest_due_seconds={JobKind.SCORE: 1.0},
@@ -438,23 +438,30 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
         reference=2,
         stops=["Mass"],
     )
-    brought = {"folder": BackfillFigures(last_at=datetime.now(UTC))}
     archive = ArchiveFigures(
         studies={},
         ignored={},
         reports={},
-        decisions={("Mass", Decision.PRESENT): 1},
+        decisions={("Mass", Decision.PRESENT): 1, ("Mass", Decision.ABSENT): 3},
         instances=1,
-        labels={},
+        labels={("Mass", LabelState.PRESENT): 1},
         open_requests=0,
         rescoring=(2, 1),
-        backfills=brought,
+        backfills={"folder": BackfillFigures(last_at=datetime.now(UTC))},
         backfilled_unscored=0,
     )
-    room = dict.fromkeys(DISK_GAUGES, 1)
-    families = CatalogCollector(
-        MetricSources(queue_figures=lambda: line, archive_figures=lambda: archive, disk_usage=lambda: room, schema="9")
-    ).collect()
+    room = iter(range(10**12, 0, -(10**6)))  # a disk that fills
+    return MetricSources(
+        queue_figures=lambda: line,
+        archive_figures=lambda: archive,
+        disk_usage=lambda: dict.fromkeys(DISK_GAUGES, next(room)),
+        schema="9",
+    )
+
+
+def test_alerts_use_existing_metrics_and_labels() -> None:
+    """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
+    families = CatalogCollector(full_sources()).collect()
     labels_of = {sample.name: set(sample.labels) for family in families for sample in family.samples}
     rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
     asked = [found for rule in rules for found in re.findall(r"(radclipd_\w+)(?:\{(\w+)=)?", rule["expr"])]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import datetime
+
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labelling, rules, users
-from pipeline.domain import FINDINGS, DeskReading, Draft, LabelExposure, LabelState, UserRole
+from pipeline.domain import FINDINGS, DeskReading, Draft, Label, LabelExposure, LabelState, UserRole
 from pipeline.errors import PermanentError
 from tests.builders.catalog_rows import add_instance, add_reported_study, chest_header, import_statement, worklist_request
 from tests.builders.fakes.versions import a_version
@@ -188,3 +191,35 @@ def test_an_exposure_that_is_none_of_three_is_refused(worklist: SqlCatalog, cata
             catalog_url,
             "INSERT INTO labels (study, finding, state, reader, source, exposure) VALUES (1, 'Mass', 'present', 'a', 'b', 'maybe')",
         )
+
+
+def test_labels_become_visible_in_the_order_of_their_numbers(sql_catalog: SqlCatalog) -> None:
+    """Else a program that has seen number 2 and asks for what follows never gets number 1, which was committed after it."""
+    for study in ("1.1", "1.2"):
+        add_instance(sql_catalog, chest_header(study, f"{study}.1"))
+    appended, may_commit = threading.Event(), threading.Event()
+
+    def append_slowly() -> None:
+        with sql_catalog.begin() as tx:
+            tx.labels.append([a_label("1.1", tx.now())])
+            appended.set()
+            assert may_commit.wait(10)
+
+    slow = threading.Thread(target=append_slowly)
+    fast = threading.Thread(target=import_statement, args=(sql_catalog, "1.2"))
+    slow.start()
+    assert appended.wait(10)
+    fast.start()
+    fast.join(0.5)
+    with sql_catalog.read() as tx:
+        seen = tx.labels.all()
+    may_commit.set()
+    slow.join()
+    fast.join()
+    assert seen == []
+    with sql_catalog.read() as tx:
+        assert tx.labels.all()[0].study_instance_uid == "1.1"
+
+
+def a_label(study: str, stated_at: datetime) -> Label:
+    return Label(study_instance_uid=study, finding="Mass", state=LabelState.PRESENT, reader="r", source="csv", stated_at=stated_at)

@@ -66,3 +66,15 @@ def test_audit_and_jobs_are_filtered_and_a_quote_is_no_sql(radclipd: Radclipd) -
     for name in ("1.4", "A1"):
         jobs = json.loads(radclipd("jobs", "list", "--study", name, "--json").stdout)
         assert [(job["kind"], job["subject"]) for job in jobs] == [("score", "1.4")]
+    assert json.loads(radclipd("jobs", "list", "--study", "A1", "--state", "done", "--json").stdout) == []
+
+
+def test_tables_fit_80_columns_unless_wide(radclipd: Radclipd) -> None:
+    uid = "1.2.826.0.1.3680043.10.999.12345678901234567890"
+    for words in (("jobs", "list"), ("jobs", "list", "--study", "1.4"), ("audit", "list"), ("studies",), ("reports", "list")):
+        narrow, wide = radclipd(*words), radclipd(*words, "--wide")
+        assert narrow.returncode == wide.returncode == 0, narrow.stderr
+        assert 3 <= max(map(len, narrow.stdout.splitlines())) <= COLUMNS, words
+    assert uid in radclipd("audit", "list", "--wide").stdout
+    shown = radclipd("audit", "list").stdout
+    assert uid[-16:] in shown and uid not in shown

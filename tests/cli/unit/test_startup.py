@@ -59,6 +59,8 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("backfill", "--folder", "."),  # not in LOADS_TORCH: it has verbs of its own
     ("backfill", "status"),
     ("status",),
+    ("manual",),
+    ("completion", "bash"),
     ("audit", "list"),
     ("users", "list"),
     ("users", "add", "alice", "--password-stdin"),
@@ -87,6 +89,7 @@ LOADS_TORCH = {
     "model fetch",
     "model import",
     "model untrained",
+    "score",
     "run",  # itself without; its children load what they need
     "work",  # to score or to learn
 }

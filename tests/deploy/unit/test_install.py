@@ -11,6 +11,7 @@ import pytest
 INSTALL = Path(__file__).resolve().parents[3] / "deploy" / "install.sh"
 PYTHON = """#!/bin/sh
 [ "$1" != -c ] || { echo /usr/bin/python3; exit 0; }
+[ "$2" != adapters.cli ] || { shift 2; echo "printed by $*"; exit 0; }
 mkdir -p "$3/bin"
 cp "$0" "$3/bin/python"
 echo "home = /usr/bin" > "$3/pyvenv.cfg"
@@ -41,6 +42,20 @@ def test_extras_are_installed_with_the_package(tmp_path: Path, extras: str, name
     assert f"install: step 3 of 4: radclipd{named} and its dependencies (about 1 minute)" in done.stdout
     assert done.stdout.count(" of 4: ") == len(re.findall(r"step \d took \d+ s", done.stdout)) == 4
     assert (tmp_path / "root/etc/radclipd/radclipd.toml").exists()
+
+
+def test_manual_page_and_completion_are_what_the_verbs_print(tmp_path: Path) -> None:
+    done, _ = install(tmp_path, "")
+    assert done.returncode == 0, done.stderr
+    written = {
+        "man/man1/radclipd.1": "manual",
+        "bash-completion/completions/radclipd": "completion bash",
+        "zsh/site-functions/_radclipd": "completion zsh",
+        "fish/vendor_completions.d/radclipd.fish": "completion fish",
+    }
+    for name, verb in written.items():
+        file = tmp_path / "root/usr/local/share" / name
+        assert (file.read_text(), oct(file.stat().st_mode)) == (f"printed by {verb}\n", "0o100644")
 
 
 def test_an_unknown_extra_is_refused_before_anything_is_installed(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -18,6 +20,7 @@ from pipeline.users import disable_user, make_token
 from tests.builders.catalog_rows import import_statement
 from tests.builders.desk import Desk
 from tests.builders.dicom_files import dx
+from tests.conftest import DATABASES
 
 PATHS = ("studies", "predictions", "labels", "versions")
 
@@ -63,6 +66,71 @@ def test_pages_by_key_give_every_row_once(filled: Desk) -> None:
     rest = client.get("/api/v1/predictions", params={"after": first["next"]}).json()["rows"]
     assert len(rest) == 42
     assert not {row["study_instance_uid"] for row in rest} & {row["study_instance_uid"] for row in first["rows"]}
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_pages_miss_and_repeat_nothing_while_others_write(engine: str, fresh_url: Callable[[str], str], tmp_path: Path) -> None:
+    """Labels: every one of them, in order, to a program that asks on and on. Studies: each that was there when the pages began."""
+    desk = Desk(fresh_url(engine), tmp_path / "images")
+    desk.add_version()
+    desk.add_user("root", UserRole.ADMINISTRATOR)
+    studies = sorted(desk.add_films(12))
+    client = program(desk, "root")
+    begin = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        begin.wait(10)
+        for study in studies[number::3]:
+            import_statement(desk.catalog, study, reader=f"reader {number}")
+            desk.add_film(dx(PatientID=f"N-{study}"))
+
+    def read_page(path: str, after: Any) -> list[dict[str, Any]]:
+        answer = client.get(f"/api/v1/{path}", params={"limit": 5} | ({} if after is None else {"after": after}))
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["rows"])
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    begin.wait(10)
+    labels: list[int] = []
+    while True:
+        are_writing = any(writer.is_alive() for writer in writers)
+        page = read_page("labels", labels[-1] if labels else None)
+        labels += [row["id"] for row in page]
+        if not page and not are_writing:
+            break
+        if len(labels) == 5 or (are_writing and not page):
+            seen = [row["study_instance_uid"] for row in walk(lambda after: read_page("studies", after), "study_instance_uid")]
+            assert len(seen) == len(set(seen))
+            assert set(studies) <= set(seen)
+    with desk.catalog.read() as tx:
+        assert labels == [label.id for label in tx.labels.all()]
+    assert len(labels) == 12 * 14
+    desk.close()
+
+
+def walk(read_page: Callable[[Any], list[dict[str, Any]]], key: str) -> Iterator[dict[str, Any]]:
+    after = None
+    while page := read_page(after):
+        yield from page
+        after = page[-1][key]
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer", "Bearer ", "bearer \x80\xff", "Basic cm9vdDpyb290", f"Bearer {'x' * 5000}", "Bearer a b", "' OR 1=1"]
+)
+def test_an_odd_token_is_no_token(filled: Desk, value: str) -> None:
+    for path in PATHS:
+        assert filled.client().get(f"/api/v1/{path}", headers=[(b"Authorization", value.encode("latin-1"))]).status_code == 401
+
+
+@pytest.mark.parametrize("after", ["", "x", "-1", "1e3", "9" * 30, "1.2'", "%00", "NaN", "1.2,1.3"])
+def test_an_odd_place_to_go_on_from_is_refused_or_empty(filled: Desk, after: str) -> None:
+    client = program(filled, "root")
+    for path in PATHS:
+        answer = client.get(f"/api/v1/{path}", params={"after": after})
+        assert answer.status_code == 422 or (answer.status_code == 200 and answer.json()["rows"] == []), (path, answer.text)
 
 
 def test_filters(filled: Desk) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from adapters.web.operations_routes import _describe_queue
-from pipeline import labelling
-from pipeline.domain import Draft, JobKind, LabelState, ReportState, UserRole, VersionState
+from adapters.web.pages import format_age
+from pipeline import labelling, overview
+from pipeline.domain import Decision, Draft, JobKind, LabelState, ReportState, StudyState, UserRole, VersionState
 from tests.builders.catalog_rows import import_statement, pending_report
 from tests.builders.desk import Desk
 from tests.builders.dicom_files import dx, file_of, sr
@@ -112,6 +113,53 @@ def test_operations_show_the_queue_and_retry_the_quarantine(staffed: Desk) -> No
     assert rows(staffed.url, "SELECT count(*) FROM jobs WHERE state = 'waiting'") == [(1,)]
 
 
+def test_operations_show_rates_and_ages_of_every_step(staffed: Desk) -> None:
+    first, second, third = staffed.add_films(3)
+    with staffed.catalog.begin() as tx:
+        tx.studies.put_state(first, StudyState.ARRIVING)
+        tx.studies.put_state(second, StudyState.SETTLED)
+        for kind, subject in ((JobKind.SCORE, first), (JobKind.SCORE, second), (JobKind.SEND, "2.25.1"), (JobKind.SCORE, third)):
+            tx.jobs.put(kind, subject)
+            if subject != third:
+                tx.jobs.finish(*tx.jobs.claim([kind], worker="w", lease_seconds=5))
+    with staffed.catalog.read() as tx:
+        flow = {step.name: step for step in overview.describe_daemon(tx).flow}
+    assert list(flow) == ["arriving", "settled", "scored", "reported", "delivered", "labels read", "learnt"]
+    assert [(step.waiting, step.last_hour, step.last_day) for step in flow.values()][:5] == [
+        (1, 3, 3),
+        (1, None, None),
+        (1, 2, 2),
+        (0, 0, 0),
+        (0, 1, 1),
+    ]
+    ages = [flow[name].oldest_seconds for name in ("arriving", "settled", "scored")]
+    assert all(age is not None and 0 <= age < 60 for age in ages)
+    page = staffed.client("viewer").get("/operations").text
+    assert "delivered" in page
+    assert "No drift" in page
+
+
+def test_drift_is_a_share_that_chance_does_not_explain() -> None:
+    def decisions(present: int, studies: int) -> dict[tuple[str, Decision], int]:
+        return {("Mass", Decision.PRESENT): present, ("Mass", Decision.ABSENT): studies - present}
+
+    assert overview.find_drift(decisions(20, 200), decisions(100, 1000)) == []
+    assert overview.find_drift(decisions(30, 200), decisions(110, 1000)) == []  # 15 % after 10 %: 2 standard errors
+    [found] = overview.find_drift(decisions(60, 200), decisions(140, 1000))
+    assert (found.finding, found.share, found.share_before) == ("Mass", 0.3, 0.1)
+    assert overview.find_drift(decisions(60, 200), decisions(61, 399)) == []  # too few before
+    assert overview.find_drift(decisions(0, 200), decisions(0, 1000)) == []
+
+
+def test_newest_decisions_are_those_of_the_newest_studies(staffed: Desk) -> None:
+    staffed.add_film(dx(), scores={"Mass": 0.9})
+    staffed.add_film(dx())
+    with staffed.catalog.read() as tx:
+        newest, both = (tx.figures.newest_decisions(studies=count) for count in (1, 2))
+    assert newest.get(("Mass", Decision.PRESENT), 0) == 0
+    assert both[("Mass", Decision.PRESENT)] == 1
+
+
 def test_the_stream_tells_changes_and_ends_with_the_session(staffed: Desk) -> None:
     with staffed.catalog.read() as tx:
         user = tx.users.find("viewer")
@@ -146,3 +194,11 @@ def test_the_model_page_and_its_acts(staffed: Desk) -> None:
     assert staffed.verbs == [["versions", "promote", "2"], ["versions", "rollback", "--reason", "it errs; rm -rf"]]
     assert operator.post("/model/2/reject", json={"reason": "worse in Mass"}).status_code == 200
     assert rows(staffed.url, "SELECT state, reason FROM v_model_versions WHERE number = 2") == [("rejected", "worse in Mass")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, ""), (-3, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 d"), (1e9, "11574 d")],
+)
+def test_an_age_has_one_unit(seconds: float | None, words: str) -> None:
+    assert format_age(seconds) == words
