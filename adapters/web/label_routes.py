@@ -100,7 +100,10 @@ def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, 
 def find_task(request: Request, visitor: ReadingVisitor, study: Study) -> dict[str, Any]:
     """Return the task of one study."""
     parts = parts_of(request)
-    return _describe_task(labelling.find_task(study, reader=visitor.name, catalog=parts.catalog, chest=parts.settings.chest))
+    wanted = parts.settings
+    return _describe_task(
+        labelling.find_task(study, reader=visitor.name, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
+    )
 
 
 @router.put("/label/draft")
@@ -120,6 +123,7 @@ def state_reading(request: Request, visitor: ReadingVisitor, study: Study, paylo
         rest_absent=payload.rest_absent,
         catalog=parts.catalog,
         report=parts.settings.report,
+        policy=parts.settings.readings,
     )
     return _describe_reveal(stated)
 
@@ -127,8 +131,15 @@ def state_reading(request: Request, visitor: ReadingVisitor, study: Study, paylo
 @router.post("/label/skip")
 def skip_study(request: Request, visitor: ReadingVisitor, study: Study, payload: SkipPayload) -> dict[str, str]:
     """Skip a study with a reason."""
-    catalog = parts_of(request).catalog
-    labelling.skip_study(study, reader=visitor.name, reason=payload.reason, idempotency_key=payload.key, catalog=catalog)
+    parts = parts_of(request)
+    labelling.skip_study(
+        study,
+        reader=visitor.name,
+        reason=payload.reason,
+        idempotency_key=payload.key,
+        catalog=parts.catalog,
+        policy=parts.settings.readings,
+    )
     return {"status": "skipped"}
 
 
@@ -136,8 +147,9 @@ def skip_study(request: Request, visitor: ReadingVisitor, study: Study, payload:
 def reveal_result(request: Request, visitor: ReadingVisitor, study: Study) -> dict[str, Any]:
     """Return the model's result on a study that the reader has labelled."""
     parts = parts_of(request)
+    wanted = parts.settings
     return _describe_reveal(
-        labelling.reveal_result(study, reader=visitor.name, catalog=parts.catalog, report=parts.settings.report)
+        labelling.reveal_result(study, reader=visitor.name, catalog=parts.catalog, report=wanted.report, policy=wanted.readings)
     )
 
 
@@ -170,9 +182,7 @@ def load_definitions() -> Mapping[str, Mapping[str, str]]:
 def _list_tasks(request: Request, visitor: Visitor, limit: int) -> list[LabellingTask]:
     parts = parts_of(request)
     wanted = parts.settings
-    return labelling.list_tasks(
-        reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, second_reading=wanted.second_reading
-    )
+    return labelling.list_tasks(reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
 
 
 def _prepare_films(tasks: Sequence[LabellingTask], parts: DeskParts) -> None:
@@ -212,6 +222,7 @@ def _describe_reveal(reveal: Reveal) -> dict[str, Any]:
         "words": labelling.describe_states(reveal.states),
         "states": reveal.states,
         "new_labels": reveal.new_labels,
+        "is_withheld": reveal.is_withheld,
         "reason": reveal.request.reason if reveal.request else "",
         "version": " ".join(filter(None, (statement.version_line, statement.notice))) if statement else "",
         "summary": statement.summary if statement else (),

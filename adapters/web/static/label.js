@@ -259,14 +259,19 @@ function showReveal() {
   if (!before) return;
   const { answer } = before;
   const differing = differences(answer);
+  find("back-words").textContent = desk.resumed ? "Back to the next film" : "Look at it again";
   find("reveal-title").textContent = `${desk.resumed ? "This film" : "The film before"}: ${answer.words}`;
   const model = answer.findings.length ? answer.version : "no version has scored it";
   const verdict = differing.length
     ? `The model differs: ${differing.map((each) => each.told).join("; ")}.`
     : answer.findings.length ? "You and the model agree." : "";
+  if (answer.is_withheld) {
+    find("reveal-words").textContent = "The model's result on this film is shown later.";
+    find("reveal").dataset.differs = "false";
+    return;
+  }
   find("reveal-words").textContent = `${verdict} ${answer.reason ? `Asked for: ${answer.reason}. ` : ""}${model}.`.trim();
   find("reveal").dataset.differs = String(differing.length > 0);
-  find("back-words").textContent = desk.resumed ? "Back to the next film" : "Look at it again";
 }
 
 function showSession() {
