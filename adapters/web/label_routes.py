@@ -205,10 +205,18 @@ def describe_films(films: Sequence[DeskFilm]) -> list[dict[str, Any]]:
             "instance": film.instance.header.sop_instance_uid,
             "view": _name_view(film.instance.header),
             "date": film.study_date,
+            "patient": _describe_patient(film.instance.header),
             "is_prior": film.is_prior,
         }
         for film in films
     ]
+
+
+def _describe_patient(header: Header) -> str:
+    """Return sex and age, as "F 58 y": a film is judged by them, and they name nobody."""
+    age = header.patient_age.strip()
+    stated = f"{int(age[:-1])} {age[-1].lower()}" if age[:-1].isascii() and age[:-1].isdigit() else ""
+    return " ".join(filter(None, (header.patient_sex.strip(), stated)))
 
 
 def _name_view(header: Header) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from adapters.web.film_bytes import FilmCache
+from adapters.web.model_figures import ModelFiguresCache
 from adapters.web.sessions import LogInLimit, SessionCookies
 from pipeline.domain import StoredFile
 from pipeline.labelling import ReadingPolicy
@@ -72,6 +73,7 @@ class DeskParts:
     tools: DeskTools
     limit: LogInLimit = field(default_factory=LogInLimit)
     daemon: DaemonOverviewCache = field(default_factory=DaemonOverviewCache)
+    model: ModelFiguresCache = field(default_factory=ModelFiguresCache)
 
 
 def parts_of(connection: HTTPConnection) -> DeskParts:

@@ -285,7 +285,7 @@ function showSession() {
 function showFilmWords() {
   const film = desk.task?.films[desk.film];
   const day = film?.date.replace(/^(\d{4})(\d{2})(\d{2})$/, "$1-$2-$3") ?? "";
-  find("film-words").textContent = film ? `${film.is_prior ? "PRIOR · " : ""}${film.view}${day ? ` · ${day}` : ""}` : "";
+  find("film-words").textContent = film ? `${film.is_prior ? "PRIOR · " : ""}${[film.view, day, film.patient].filter(Boolean).join(" · ")}` : "";
   find("film-words").dataset.prior = String(film?.is_prior ?? false);
   const films = desk.task?.films ?? [];
   find("view-button").disabled = films.filter((each) => !each.is_prior).length < 2;
