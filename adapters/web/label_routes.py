@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.web.access import AnyVisitor, ReadingVisitor, Visitor
+from adapters.web.access import AnyVisitor, ReadingVisitor
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from pipeline import labelling, worklist
@@ -34,6 +34,7 @@ DEFINITIONS_FILE = Path(__file__).parent / "definitions.toml"
 router = APIRouter(include_in_schema=False)
 
 Study = Annotated[str, Query(pattern=UID_PATTERN)]
+AskedStudy = Annotated[str, Query(max_length=64)]
 
 
 class Payload(BaseModel):
@@ -76,19 +77,35 @@ class MorePayload(Payload):
 
 
 @router.get("/label")
-def show_labelling(request: Request, visitor: ReadingVisitor) -> Response:
-    """Show the page of labelling. The first film is decoded while the browser loads the page."""
-    _prepare_films(_list_tasks(request, visitor, PREPARED_TASKS), parts_of(request))
+def show_labelling(request: Request, visitor: ReadingVisitor, study: AskedStudy = "") -> Response:
+    """Show the page of labelling with its first tasks. The first film is decoded while the browser loads the page.
+
+    `study`: a study that is labelled out of its turn; the browser asks for it.
+    """
+    tasks = [] if study else _list_tasks(request, visitor.name, PREPARED_TASKS)
+    _prepare_films(tasks, parts_of(request))
     return render_page(
-        request, "label.html", visitor, definitions=load_definitions(), skip_reasons=SKIP_REASONS, session=DEFAULT_SESSION
+        request,
+        "label.html",
+        visitor,
+        definitions=load_definitions(),
+        skip_reasons=SKIP_REASONS,
+        session=DEFAULT_SESSION,
+        tasks=dump_page_data({"tasks": [_describe_task(task) for task in tasks]}),
+        first_film=next((film.instance.header.sop_instance_uid for task in tasks for film in task.films), ""),
     )
+
+
+def prepare_first_film(request: Request, reader: str) -> None:
+    """Begin to decode the film that a reader who logs in sees first."""
+    _prepare_films(_list_tasks(request, reader, 1), parts_of(request))
 
 
 @router.get("/label/tasks")
 def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, Query(ge=1, le=MAX_TASKS)] = 4) -> dict[str, Any]:
     """Return the next tasks, the number of studies that remain and of those read in this session."""
     parts = parts_of(request)
-    tasks = _list_tasks(request, visitor, limit)
+    tasks = _list_tasks(request, visitor.name, limit)
     _prepare_films(tasks[:PREPARED_TASKS], parts)
     with parts.catalog.read() as tx:
         remaining = tx.readings.count_open_requests(visitor.name)
@@ -179,10 +196,10 @@ def load_definitions() -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads(DEFINITIONS_FILE.read_text(encoding="utf-8"))
 
 
-def _list_tasks(request: Request, visitor: Visitor, limit: int) -> list[LabellingTask]:
+def _list_tasks(request: Request, reader: str, limit: int) -> list[LabellingTask]:
     parts = parts_of(request)
     wanted = parts.settings
-    return labelling.list_tasks(reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
+    return labelling.list_tasks(reader=reader, limit=limit, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
 
 
 def _prepare_films(tasks: Sequence[LabellingTask], parts: DeskParts) -> None:

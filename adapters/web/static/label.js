@@ -7,7 +7,7 @@ import { FilmViewer, WINDOWS } from "./viewer.js";
 
 const PREFETCH = 3;
 const REFILL = 8;
-const { session, reader } = document.getElementById("desk").dataset;
+const { session, reader, tasks: firstTasks } = document.getElementById("desk").dataset;
 const find = (id) => document.getElementById(id);
 const rows = [...document.querySelectorAll(".finding")];
 const rowOf = Object.fromEntries(rows.map((row) => [row.dataset.finding, row]));
@@ -417,7 +417,10 @@ find("comment").addEventListener("input", () => {
 async function begin() {
   outbox.flush();
   const study = new URLSearchParams(location.search).get("study");
-  if (!study) return showNext();
+  if (!study) {
+    desk.tasks = JSON.parse(firstTasks).tasks.filter((task) => !outbox.studies.has(task.study));
+    return showNext();
+  }
   try {
     await openTask(await request("GET", `/label/task?study=${encodeURIComponent(study)}`));
     refill();
