@@ -39,7 +39,7 @@ class Hospital:
 
     def count(self, sql: str) -> int:
         [(number,)] = rows(self.place.url, sql)
-        return int(number)
+        return int(str(number))
 
     def wait(self, sql: str, number: int) -> None:
         wait_for(lambda: self.count(sql) >= number, 90, lambda: f"{sql}: {self.count(sql)}\n{self.describe_jobs()}")
@@ -141,8 +141,8 @@ def test_a_readers_document_reaches_the_archive_and_comes_back_without_labels(ho
     sent = [path for path in hospital.archive.list_files(study) if is_of_alice(path)]
     assert sent
     before = hospital.count("SELECT COUNT(*) FROM v_labels")
-    back = {"host": "127.0.0.1", "port": hospital.place.port, "ae_title": "RADCLIPD"}
-    hospital.archive.forward(study, **back, modalities={"SR"})
+    port = hospital.place.port
+    hospital.archive.forward(study, host="127.0.0.1", port=port, ae_title="RADCLIPD", modalities={"SR"})
     hospital.wait(f"SELECT COUNT(*) FROM v_jobs WHERE kind = 'label' AND state = 'done' AND subject = '{sent[0].stem}'", 1)
     assert hospital.count("SELECT COUNT(*) FROM v_labels") == before
     assert hospital.count("SELECT COUNT(*) FROM v_jobs WHERE state = 'quarantined'") == 0

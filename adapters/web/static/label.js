@@ -130,12 +130,12 @@ function keep() {
 
 function toggleState(finding, state) {
   desk.lastFinding = finding;
-  showDefinition(finding);
   change(({ states, points }) => {
     if (states[finding] === state) delete states[finding];
     else states[finding] = state;
     if (states[finding] !== "present") delete points[finding];
   });
+  showDefinition(finding);
 }
 
 function undo() {
@@ -261,16 +261,17 @@ function showReveal() {
   const differing = differences(answer);
   find("back-words").textContent = desk.resumed ? "Back to the next film" : "Look at it again";
   find("reveal-title").textContent = `${desk.resumed ? "This film" : "The film before"}: ${answer.words}`;
-  const model = answer.findings.length ? answer.version : "no version has scored it";
   const verdict = differing.length
     ? `The model differs: ${differing.map((each) => each.told).join("; ")}.`
-    : answer.findings.length ? "You and the model agree." : "";
+    : answer.findings.length ? "You and the model agree." : "No version has scored it.";
+  find("reveal-source").textContent = [answer.reason && `Asked for: ${answer.reason}.`, answer.version].filter(Boolean).join(" ");
   if (answer.is_withheld) {
     find("reveal-words").textContent = "The model's result on this film is shown later.";
+    find("reveal-source").textContent = "";
     find("reveal").dataset.differs = "false";
     return;
   }
-  find("reveal-words").textContent = `${verdict} ${answer.reason ? `Asked for: ${answer.reason}. ` : ""}${model}.`.trim();
+  find("reveal-words").textContent = verdict;
   find("reveal").dataset.differs = String(differing.length > 0);
 }
 
@@ -299,7 +300,10 @@ function showDefinition(finding) {
   const against = document.createElement("span");
   against.className = "dim";
   against.textContent = ` ${not}`;
-  find("definition").replaceChildren(title, ` ${counts}`, against);
+  const place = document.createElement("span");
+  place.className = "place";
+  place.textContent = desk.statement?.states[finding] === "present" && finding === desk.lastFinding ? " A click on the film marks its place." : "";
+  find("definition").replaceChildren(title, ` ${counts}`, against, place);
 }
 
 const listPoints = () => {

@@ -180,6 +180,9 @@ def test_the_place_a_skip_and_the_views(desk: Desk, address: str, page: Page) ->
     box = page.locator("#film").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.press("g")  # the magnifier, at the place of the mouse: it shows the film's own pixels
+    page.mouse.move(box["x"] + box["width"] / 2 + 3, box["y"] + box["height"] / 2)
+    page.keyboard.press("g")
     page.keyboard.press("Enter")
     wait_for_film(page, frontal)
     wait_for_labels(page, desk, 14)
