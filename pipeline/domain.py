@@ -63,8 +63,8 @@ class JobKind(StrEnum):
     """Steps of the pipeline that a worker runs from the queue."""
 
     SCORE = "score"  # subject: StudyInstanceUID
-    REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
-    SEND = "send"  # subject: SOPInstanceUID of the report, or of a visible object
+    REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision; or as SEND of a reader's document
+    SEND = "send"  # subject: SOPInstanceUID of the report, of a visible object, or of a reader's document
     LABEL = "label"  # subject: SOPInstanceUID of a received SR or KOS
     LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
@@ -407,6 +407,23 @@ class DeskReading:
     points: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as Draft.points
     comment: str = ""
     exposure: LabelExposure = LabelExposure.NONE
+    is_repeat: bool = False  # the film came to its reader a second time: it measures the reader, and its states are no labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderDocument:
+    """What a reader has said at the desk, on its way to the archive as an SR of a person."""
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    reader: str
+    states: Mapping[str, LabelState]
+    points: Mapping[str, tuple[float, float]]  # as Draft.points
+    comment: str
+    stated_at: datetime
+    state: ReportState
+    file: StoredFile | None = None
+    predecessor: str | None = None  # SOPInstanceUID of the reader's document before, on the same study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

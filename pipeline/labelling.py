@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline import rules
+from pipeline import reader_documents, rules
 from pipeline.consensus import labels_in_force
 from pipeline.domain import (
     FINDINGS,
@@ -25,7 +25,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import PermanentError
 from pipeline.labels import add_labels
-from pipeline.ports.desk import DeskCatalog, DeskTransaction
+from pipeline.ports.desk import DeskCatalog, DeskTransaction, Repetition
 from pipeline.report import ReportPolicy, tell_newest
 from pipeline.statements import StudyStatement
 
@@ -39,6 +39,22 @@ MAX_COMMENT_LENGTH = 2000
 MAX_KEY_LENGTH = 64
 MAX_PRIORS = 3
 """Earlier studies of the patient that are offered beside a film."""
+VERDICT = "verdict"
+"""Selection reason of a label given beside other readers' labels: it is no independent reading."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingPolicy:
+    """`[web]` of the configuration: which studies are read more than once, and whether readings leave as documents."""
+
+    second_reading: float = 0.0  # share (0..1) of the studies of other readers that a reader reads too
+    repeated_reading: float = 0.0  # share (0..1) of the studies that come to their reader a second time
+    repeat_days: float = 7.0  # from the reader's statement to its repeat
+    documents: bool = False  # a reading leaves as an SR of a person
+    uid_root: str = ""  # of the documents' UIDs; "": 2.25
+
+
+NO_SECOND_READINGS = ReadingPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +81,40 @@ class Reveal:
     """The model's result on a study, after the reader has spoken."""
 
     study_instance_uid: str
-    states: Mapping[str, LabelState]  # of the reader, in force
+    states: Mapping[str, LabelState]  # of the reader's last statement
     statement: StudyStatement | None  # what is told of the study; None: no version has scored it
     request: Request | None  # why the study was asked for; None: it was not
     new_labels: int  # stored by this statement
+    is_withheld: bool = False  # the result is kept back, for the film comes to this reader once more
 
 
 def list_tasks(
-    *, reader: str, limit: int, catalog: DeskCatalog, chest: rules.ChestPolicy, second_reading: float = 0.0
+    *, reader: str, limit: int, catalog: DeskCatalog, chest: rules.ChestPolicy, policy: ReadingPolicy = NO_SECOND_READINGS
 ) -> list[LabellingTask]:
-    """Return the next studies of the reader: second readings, then those that nobody has read, in the order of the worklist.
+    """Return the next studies of the reader: those to read again, then those that nobody has read, in the order of the worklist.
 
-    `second_reading`: share (0..1) of the studies of other readers, drawn at random, that the reader reads too. The reader is not
-    told which they are.
+    Read again are studies of other readers, and some of the reader's own. The reader is not told which they are.
     """
     with catalog.read() as tx:
-        studies = tx.readings.second_readings(reader, share=second_reading, limit=limit) if second_reading else []
-        studies += tx.readings.open_requests(reader, limit=limit - len(studies), reserved_seconds=RESERVED_SECONDS)
-        return [_load_task(study, reader, tx, chest) for study in studies]
+        readings = tx.readings
+        studies = readings.due_repeats(reader, share=policy.repeated_reading, days=policy.repeat_days, limit=limit)
+        studies += readings.second_readings(reader, share=policy.second_reading, limit=limit - len(studies))
+        studies += readings.open_requests(reader, limit=limit - len(studies), reserved_seconds=RESERVED_SECONDS)
+        return [_load_task(study, reader, tx, chest, policy) for study in studies]
 
 
-def find_task(study_instance_uid: str, *, reader: str, catalog: DeskCatalog, chest: rules.ChestPolicy) -> LabellingTask:
+def find_task(
+    study_instance_uid: str,
+    *,
+    reader: str,
+    catalog: DeskCatalog,
+    chest: rules.ChestPolicy,
+    policy: ReadingPolicy = NO_SECOND_READINGS,
+) -> LabellingTask:
     """Return one study for labelling. PermanentError where the catalog does not know it."""
     with catalog.read() as tx:
         _require_study(study_instance_uid, tx)
-        return _load_task(study_instance_uid, reader, tx, chest)
+        return _load_task(study_instance_uid, reader, tx, chest, policy)
 
 
 def save_draft(draft: Draft, *, catalog: DeskCatalog) -> None:
@@ -101,44 +126,64 @@ def save_draft(draft: Draft, *, catalog: DeskCatalog) -> None:
 
 
 def state_reading(
-    draft: Draft, *, idempotency_key: str, rest_absent: bool, catalog: DeskCatalog, report: ReportPolicy = DEFAULT_REPORT
+    draft: Draft,
+    *,
+    idempotency_key: str,
+    rest_absent: bool,
+    catalog: DeskCatalog,
+    report: ReportPolicy = DEFAULT_REPORT,
+    policy: ReadingPolicy = NO_SECOND_READINGS,
 ) -> Reveal:
     """Store the labels of a film and reveal the model's result, in one transaction. Idempotent by the key.
 
-    `rest_absent`: the reader has said that every finding not stated is absent; else those findings get no label.
+    `rest_absent`: the reader has said that every finding not stated is absent; else those findings get no label. The states of a
+    film's second time are no labels; after its first time the result is kept back.
     """
     _check_draft(draft)
     _check_key(idempotency_key)
+    study, reader = draft.study_instance_uid, draft.reader
     with catalog.begin() as tx:
-        _require_study(draft.study_instance_uid, tx)
-        if tx.readings.find(draft.reader, idempotency_key) is not None:
-            return _build_reveal(draft.study_instance_uid, draft.reader, 0, tx, report)
+        _require_study(study, tx)
+        if tx.readings.find(reader, idempotency_key) is not None:
+            return _build_reveal(study, reader, 0, tx, report, policy)
         states = {**(dict.fromkeys(FINDINGS, LabelState.ABSENT) if rest_absent else {}), **draft.states}
-        exposure = _find_exposure(draft.study_instance_uid, draft.reader, tx)
+        repetition = _find_repetition(study, reader, tx, policy)
+        reading = DeskReading(
+            study_instance_uid=study,
+            reader=reader,
+            idempotency_key=idempotency_key,
+            states=states,
+            points={finding: point for finding, point in draft.points.items() if states.get(finding) is LabelState.PRESENT},
+            comment=draft.comment,
+            exposure=_find_exposure(study, reader, tx),
+            is_repeat=repetition is Repetition.DUE,
+        )
+        new = _store_reading(reading, tx, policy)
+        if repetition is not Repetition.AHEAD:
+            tx.readings.mark_revealed(study, reader)
+        return _build_reveal(study, reader, new, tx, report, policy)
+
+
+def _store_reading(reading: DeskReading, tx: DeskTransaction, policy: ReadingPolicy) -> int:
+    """Insert the reading with its audit event and, unless it is a repeat, its labels; return their number."""
+    study, new = reading.study_instance_uid, 0
+    if not reading.is_repeat:
+        changed = _select_changed(reading.states, reading, tx)
         statement = ReaderStatement(
-            findings=_select_changed(states, draft, tx) if exposure is LabelExposure.SEEN else states,
-            reader=draft.reader,
+            findings=changed if reading.exposure is LabelExposure.SEEN else reading.states,
+            reader=reading.reader,
             source=DESK_SOURCE,
-            study_instance_uid=draft.study_instance_uid,
-            exposure=exposure,
+            study_instance_uid=study,
+            exposure=reading.exposure,
         )
-        new = add_labels(statement, tx)
-        tx.readings.add(
-            DeskReading(
-                study_instance_uid=draft.study_instance_uid,
-                reader=draft.reader,
-                idempotency_key=idempotency_key,
-                states=states,
-                points={finding: point for finding, point in draft.points.items() if states.get(finding) is LabelState.PRESENT},
-                comment=draft.comment,
-                exposure=exposure,
-            )
-        )
-        tx.readings.drop_draft(draft.study_instance_uid, draft.reader)
-        tx.readings.mark_revealed(draft.study_instance_uid, draft.reader)
-        words = f"{describe_states(states)}; exposure {exposure.value}"
-        tx.audit(AuditEvent("label", "done", draft.study_instance_uid, words, draft.reader))
-        return _build_reveal(draft.study_instance_uid, draft.reader, len(new), tx, report)
+        new = len(add_labels(statement, tx))
+    tx.readings.add(reading)
+    if policy.documents and not reading.is_repeat:
+        reader_documents.enqueue(reading, tx, uid_root=policy.uid_root)
+    tx.readings.drop_draft(study, reading.reader)
+    words = f"{describe_states(reading.states)}; exposure {reading.exposure.value}{', a second time' if reading.is_repeat else ''}"
+    tx.audit(AuditEvent("label", "done", study, words, reading.reader))
+    return new
 
 
 def state_finding(study_instance_uid: str, finding: str, state: LabelState, *, reader: str, catalog: DeskCatalog) -> int:
@@ -152,6 +197,7 @@ def state_finding(study_instance_uid: str, finding: str, state: LabelState, *, r
             reader=reader,
             source=DESK_SOURCE,
             study_instance_uid=study_instance_uid,
+            selection_reason=VERDICT,
             exposure=_find_exposure(study_instance_uid, reader, tx),
         )
         new = add_labels(statement, tx)
@@ -159,7 +205,15 @@ def state_finding(study_instance_uid: str, finding: str, state: LabelState, *, r
     return len(new)
 
 
-def skip_study(study_instance_uid: str, *, reader: str, reason: str, idempotency_key: str, catalog: DeskCatalog) -> None:
+def skip_study(
+    study_instance_uid: str,
+    *,
+    reader: str,
+    reason: str,
+    idempotency_key: str,
+    catalog: DeskCatalog,
+    policy: ReadingPolicy = NO_SECOND_READINGS,
+) -> None:
     """Record that the reader skips the study, with one of SKIP_REASONS. Idempotent by the key."""
     if reason not in SKIP_REASONS:
         raise PermanentError(f"a skipped study has one of the reasons {', '.join(SKIP_REASONS)}")
@@ -175,6 +229,7 @@ def skip_study(study_instance_uid: str, *, reader: str, reason: str, idempotency
                 idempotency_key=idempotency_key,
                 skip_reason=reason,
                 exposure=_find_exposure(study_instance_uid, reader, tx),
+                is_repeat=_find_repetition(study_instance_uid, reader, tx, policy) is Repetition.DUE,
             )
         )
         tx.readings.drop_draft(study_instance_uid, reader)
@@ -195,9 +250,13 @@ def _find_exposure(study_instance_uid: str, reader: str, tx: DeskTransaction) ->
     return LabelExposure.POSSIBLE if tx.reports.first_sent([study_instance_uid]) else LabelExposure.NONE
 
 
-def _select_changed(states: Mapping[str, LabelState], draft: Draft, tx: DeskTransaction) -> dict[str, LabelState]:
+def _find_repetition(study_instance_uid: str, reader: str, tx: DeskTransaction, policy: ReadingPolicy) -> Repetition:
+    return tx.readings.find_repetition(study_instance_uid, reader, share=policy.repeated_reading, days=policy.repeat_days)
+
+
+def _select_changed(states: Mapping[str, LabelState], reading: DeskReading, tx: DeskTransaction) -> dict[str, LabelState]:
     """Return the states that differ from the reader's labels in force: a second statement does not repeat the first."""
-    known = _list_own_states(draft.study_instance_uid, draft.reader, tx)
+    known = _list_own_states(reading.study_instance_uid, reading.reader, tx)
     return {finding: state for finding, state in states.items() if known.get(finding) is not state}
 
 
@@ -206,24 +265,41 @@ def _list_own_states(study_instance_uid: str, reader: str, tx: DeskTransaction) 
     return {label.finding: label.state for label in in_force if label.reader == reader and label.state is not None}
 
 
-def _build_reveal(study_instance_uid: str, reader: str, new_labels: int, tx: DeskTransaction, report: ReportPolicy) -> Reveal:
+def _build_reveal(
+    study_instance_uid: str, reader: str, new_labels: int, tx: DeskTransaction, report: ReportPolicy, policy: ReadingPolicy
+) -> Reveal:
+    last = tx.readings.find_last(study_instance_uid, reader)
+    states = last.states if last is not None else {}
+    if _find_repetition(study_instance_uid, reader, tx, policy) is not Repetition.NONE:
+        return Reveal(study_instance_uid, states, None, None, new_labels, is_withheld=True)
     request = tx.requests.of_studies([study_instance_uid]).get(study_instance_uid)
-    states = _list_own_states(study_instance_uid, reader, tx)
     return Reveal(study_instance_uid, states, tell_newest(tx, study_instance_uid, report), request, new_labels)
 
 
-def reveal_result(study_instance_uid: str, *, reader: str, catalog: DeskCatalog, report: ReportPolicy = DEFAULT_REPORT) -> Reveal:
+def reveal_result(
+    study_instance_uid: str,
+    *,
+    reader: str,
+    catalog: DeskCatalog,
+    report: ReportPolicy = DEFAULT_REPORT,
+    policy: ReadingPolicy = NO_SECOND_READINGS,
+) -> Reveal:
     """Return the model's result on a study that the reader has labelled. PermanentError where the reader has not."""
     with catalog.begin() as tx:
         _require_study(study_instance_uid, tx)
         if tx.readings.find_last(study_instance_uid, reader) is None:
             raise PermanentError("the model's result is shown after the reader has labelled the study")
-        return _build_reveal(study_instance_uid, reader, 0, tx, report)
+        return _build_reveal(study_instance_uid, reader, 0, tx, report, policy)
 
 
-def _load_task(study_instance_uid: str, reader: str, tx: DeskTransaction, chest: rules.ChestPolicy) -> LabellingTask:
+def _load_task(
+    study_instance_uid: str, reader: str, tx: DeskTransaction, chest: rules.ChestPolicy, policy: ReadingPolicy
+) -> LabellingTask:
+    """Return the task with the reader's draft or last statement; blank for a film's second time."""
     draft = tx.readings.find_draft(study_instance_uid, reader)
     last = tx.readings.find_last(study_instance_uid, reader)
+    if last is not None and _find_repetition(study_instance_uid, reader, tx, policy) is Repetition.DUE:
+        last = None
     if draft is None:
         draft = Draft(study_instance_uid=study_instance_uid, reader=reader)
         if last is not None:

@@ -111,17 +111,21 @@ def read_document(job: Job, *, catalog: Catalog, images: ImageStore, documents: 
         tx.studies.find(study)  # locks the study on PostgreSQL: one document of a study at a time
         if set(_find_label_documents(study, tx)) != set(contents):
             raise TransientError(f"another document of study {study} came in between")
-        if job.subject in contents:  # False for an own report
+        if job.subject in contents:  # False for an own report, and for a document of the desk, whose labels stand
             outcome, detail = _store_statements(job.subject, contents, tx)
             tx.audit(AuditEvent("label", outcome, job.subject, detail))
         tx.jobs.finish(job)
 
 
 def _find_label_documents(study_instance_uid: str, tx: Transaction) -> dict[str, StoredInstance]:
-    """Return SOPInstanceUID -> the study's SR and KOS instances that are not own reports."""
+    """Return SOPInstanceUID -> the study's SR and KOS instances, without own reports and documents of the desk's readers."""
     documents = (i for i in tx.studies.instances(study_instance_uid) if rules.may_hold_labels(i.header))
     found = {i.header.sop_instance_uid: i for i in documents}
-    return {uid: one for uid, one in found.items() if (tx.reports.find(uid) or tx.reports.find_visible(uid)) is None}
+    return {uid: one for uid, one in found.items() if not _is_of_this_catalog(uid, tx)}
+
+
+def _is_of_this_catalog(uid: str, tx: Transaction) -> bool:
+    return (tx.reports.find(uid) or tx.reports.find_visible(uid) or tx.reader_documents.find(uid)) is not None
 
 
 def _read_other_document(instance: StoredInstance, images: ImageStore, documents: DocumentReader) -> Document:

@@ -19,6 +19,19 @@ ViewRow = Mapping[str, Any]
 """A row of a promised view, by column."""
 MAX_ROWS = 500
 MAX_EVENTS = 30
+MAX_LINEAGE_ROWS = 5000
+LINEAGE_COLUMNS = (
+    "revision",
+    "version",
+    "version_name",
+    "finding",
+    "decision",
+    "scale",
+    "probability",
+    "band",
+    "percentile",
+    "operating_point",
+)
 MAX_ERRORS = 5
 DAYS_OF_GROWTH = 7.0
 """Arrivals of this time give the rate at which the disk fills."""
@@ -69,6 +82,7 @@ class StudyOverview:
     labels: Sequence[ViewRow]  # oldest first
     readings: Sequence[ViewRow]  # at the desk, oldest first
     request: ViewRow | None
+    earlier: Sequence[ViewRow]  # v_lineage: the predictions of each report, by image
     reports: Sequence[ViewRow]  # newest first
     jobs: Sequence[ViewRow]  # newest first
     events: Sequence[ViewRow]  # audit, newest first
@@ -118,6 +132,7 @@ def describe_study(study_instance_uid: str, tx: DeskTransaction, policy: ReportP
         labels=tx.views.select("v_labels", where=where, order=["id"], limit=MAX_ROWS),
         readings=tx.views.select("v_readings", where=where, order=["id"], limit=MAX_ROWS),
         request=requests[0] if requests else None,
+        earlier=tx.views.select("v_lineage", LINEAGE_COLUMNS, where=where, limit=MAX_LINEAGE_ROWS) if reports else [],
         reports=reports,
         jobs=tx.views.select("v_jobs", where={"subject": subjects}, order=["-id"], limit=MAX_EVENTS),
         events=tx.views.select("v_audit", where={"subject": subjects}, order=["-id"], limit=MAX_EVENTS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
+from pipeline import acquisition, consensus, labelling, learn, receive, rules, settle, work, worklist
 from pipeline.domain import JobKind
 from pipeline.ports.services import CircuitPolicy
 from pipeline.reading_errors import ReadingErrors
@@ -39,6 +39,17 @@ def settle_policy(config: Config) -> settle.SettlePolicy:
         stable_age_seconds=config.study.stable_age_seconds,
         settle_on_release=config.study.settle_on_release,
         chest=chest_policy(config),
+    )
+
+
+def reading_policy(config: Config) -> labelling.ReadingPolicy:
+    """`[web]` as labelling reads it."""
+    return labelling.ReadingPolicy(
+        second_reading=config.web.second_reading,
+        repeated_reading=config.web.repeated_reading,
+        repeat_days=config.web.repeat_days,
+        documents=config.web.reader_documents,
+        uid_root=config.report.uid_root,
     )
 
 

@@ -76,7 +76,7 @@ def build_desk(parts: Parts, path: Path | None) -> FastAPI:
         chest=policies.chest_policy(config),
         worklist=policies.worklist_policy(config),
         report=report_policy(config),
-        second_reading=config.web.second_reading,
+        readings=policies.reading_policy(config),
         has_tls=config.web.has_tls,
     )
     reader = parts.new_decode_pool(DECODE_PROCESSES)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.policies import circuit_policy, learn_policy, work_policy
+from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
 from adapters.app.report_policies import report_policy, score_policy
-from pipeline import cache_warming, labels, learn, report, score, versions, work
+from pipeline import cache_warming, labels, learn, reader_documents, report, score, versions, work
 from pipeline.domain import Job, JobKind, VisibleKind
 from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
@@ -94,30 +94,43 @@ def _build_score_spec(parts: Parts) -> work.WorkerSpec:
 
 def _build_report_spec(parts: Parts) -> work.WorkerSpec:
     from adapters.app.report_policies import report_settings
+    from adapters.dicom.sr.reader_document import ReaderSrWriter
     from adapters.dicom.sr.writer import SrWriter
 
     settings = report_settings(parts.config)
     writer = SrWriter(settings, parts.images, parts.thumbnail_decoder if VisibleKind.CARD in settings.visible else None)
-    step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config))
-    return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
+    build_report = partial(
+        report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config)
+    )
+    build_document = partial(
+        reader_documents.build_document,
+        catalog=parts.catalog,
+        images=parts.images,
+        writer=ReaderSrWriter(settings, parts.images),
+        chest=chest_policy(parts.config),
+    )
+
+    def build(job: Job) -> None:
+        (build_document if reader_documents.is_of_document(job) else build_report)(job)
+
+    return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(build), prefer_newest=True)
 
 
 def _build_send_spec(parts: Parts) -> work.WorkerSpec:
-    config, catalog, archive = parts.config, parts.catalog, parts.archive
-    step = partial(
-        report.send,
-        catalog=catalog,
-        images=parts.images,
-        archive=archive,
-        circuit=circuit_policy(config),
-        deliver=config.report.deliver,
-    )
+    config, catalog, archive, circuit = parts.config, parts.catalog, parts.archive, circuit_policy(parts.config)
+
+    def send(job: Job) -> None:
+        if reader_documents.is_of_document(job):
+            reader_documents.send_document(job, catalog=catalog, images=parts.images, archive=archive, circuit=circuit)
+        else:
+            deliver = config.report.deliver
+            report.send(job, catalog=catalog, images=parts.images, archive=archive, circuit=circuit, deliver=deliver)
 
     def admit() -> bool:
         with catalog.begin() as tx:
             return tx.circuits.admit(archive.name, probe_seconds=config.archive.timeout_seconds * 2)
 
-    return work.WorkerSpec(kind=JobKind.SEND, step=work.per_job_step(step), admit=admit)
+    return work.WorkerSpec(kind=JobKind.SEND, step=work.per_job_step(send), admit=admit)
 
 
 def _build_label_spec(parts: Parts) -> work.WorkerSpec:

@@ -20,6 +20,7 @@ from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
+from adapters.catalog.reader_documents import SqlReaderDocuments
 from adapters.catalog.readings import SqlReadings
 from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
@@ -65,6 +66,7 @@ class SqlTransaction:
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
         self.second_readings = SqlSecondReadings(connection)
+        self.reader_documents = SqlReaderDocuments(connection)
         self.backfills = SqlBackfills(connection)
         self.figures = SqlFigures(connection)
         self.users = SqlUsers(connection)

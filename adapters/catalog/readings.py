@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, exists, func, insert, or_, select, tuple_
 
 from adapters.catalog.parameters import build_insert, sanitise_text
 from adapters.catalog.sql_time import now, seconds_from_now
 from adapters.catalog.studies import find_study_ids
-from adapters.catalog.tables import drafts, labels, readings, requests, reveals, studies
-from pipeline.domain import DeskReading, Draft, LabelExposure, LabelState
+from adapters.catalog.tables import drafts, labels, reader_documents, readings, requests, reveals, second_readings, studies
+from pipeline.domain import DeskReading, Draft, LabelExposure, LabelState, ReportState
+from pipeline.ports.desk import Repetition
 
 DRAW_PRIME = 1009
-DRAW_FACTORS = (31, 17)
-"""A quadratic residue of the request's number stands for a random draw that both databases compute alike."""
+SECOND_READER, REPEAT = (31, 17), (73, 41)
+"""Factors of the two draws: a quadratic residue of the request's number is a draw that both databases compute alike."""
+DAY_SECONDS = 86_400.0
 
 
 class SqlReadings:
@@ -62,8 +64,15 @@ class SqlReadings:
                 points={finding: list(point) for finding, point in reading.points.items()},
                 comment=sanitise_text(reading.comment),
                 exposure=reading.exposure.value,
+                is_repeat=reading.is_repeat,
             )
         )
+
+    def add_document(self, reading: DeskReading, sop_instance_uid: str) -> None:
+        same = readings.c.reader == reading.reader, readings.c.idempotency_key == reading.idempotency_key
+        number = select(readings.c.id).where(*same).scalar_subquery()
+        values = {"reading": number, "sop_instance_uid": sop_instance_uid, "state": ReportState.PENDING.value}
+        self._connection.execute(insert(reader_documents).values(**values))
 
     def mark_revealed(self, study_instance_uid: str, reader: str) -> None:
         statement = build_insert(reveals, self._connection.dialect.name)
@@ -88,15 +97,54 @@ class SqlReadings:
         others = exists().where(readings.c.study == requests.c.study, readings.c.reader != reader, readings.c.skip_reason == "")
         own = exists().where(readings.c.study == requests.c.study, readings.c.reader == reader)
         labelled = exists().where(labels.c.study == requests.c.study, labels.c.reader == reader)
-        drawn = (requests.c.id * requests.c.id * DRAW_FACTORS[0] + requests.c.id * DRAW_FACTORS[1]) % DRAW_PRIME
+        doubted = exists().where(second_readings.c.study == requests.c.study, ~_is_answered())
         query = (
             select(studies.c.study_instance_uid)
             .join(requests, requests.c.study == studies.c.id)
-            .where(others, ~own, ~labelled, drawn < int(share * DRAW_PRIME))
+            .where(~own, ~labelled, or_(and_(others, _is_drawn(SECOND_READER, share)), doubted))
             .order_by(requests.c.id)
             .limit(limit)
         )
         return list(self._connection.scalars(query))
+
+    def due_repeats(self, reader: str, *, share: float, days: float, limit: int) -> list[str]:
+        last = select(func.max(readings.c.read_at)).where(_is_own_statement(reader)).scalar_subquery()
+        query = (
+            select(studies.c.study_instance_uid)
+            .join(requests, requests.c.study == studies.c.id)
+            .where(_is_drawn(REPEAT, share), last <= seconds_from_now(-DAY_SECONDS * days), ~_is_closed_to_repeats(reader))
+            .order_by(requests.c.id)
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
+    def find_repetition(self, study_instance_uid: str, reader: str, *, share: float, days: float) -> Repetition:
+        last = select(func.max(readings.c.read_at)).where(_is_own_statement(reader)).scalar_subquery()
+        query = (
+            select(last <= seconds_from_now(-DAY_SECONDS * days))
+            .select_from(requests.join(studies, requests.c.study == studies.c.id))
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .where(_is_drawn(REPEAT, share), ~_is_closed_to_repeats(reader))
+        )
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            return Repetition.NONE
+        return Repetition.DUE if row[0] else Repetition.AHEAD
+
+    def repeated_pairs(self, reader: str = "") -> list[tuple[DeskReading, DeskReading]]:
+        repeats = select(readings.c.study, readings.c.reader).where(readings.c.is_repeat)
+        of_repeated = tuple_(readings.c.study, readings.c.reader).in_(repeats)
+        query = _select_readings().where(readings.c.skip_reason == "", of_repeated).order_by(readings.c.id)
+        first: dict[tuple[str, str], DeskReading] = {}
+        pairs = []
+        for row in self._connection.execute(query.where(readings.c.reader == reader) if reader else query).mappings():
+            reading = _build_reading(row)
+            key = (reading.study_instance_uid, reading.reader)
+            if not reading.is_repeat:
+                first.setdefault(key, reading)
+            elif key in first and reading.exposure is not LabelExposure.SEEN:
+                pairs.append((first[key], reading))
+        return pairs
 
     def count_open_requests(self, reader: str) -> int:
         return self._connection.scalar(select(func.count()).select_from(requests).where(_is_open_request(reader))) or 0
@@ -119,6 +167,30 @@ def _is_open_request(reader: str) -> ColumnElement[bool]:
     labelled = exists().where(labels.c.study == requests.c.study, labels.c.state.is_not(None))
     read = exists().where(readings.c.study == requests.c.study, readings.c.reader == reader)
     return and_(~labelled, ~read)
+
+
+def _is_drawn(factors: tuple[int, int], share: float) -> ColumnElement[bool]:
+    drawn = (requests.c.id * requests.c.id * factors[0] + requests.c.id * factors[1]) % DRAW_PRIME
+    return drawn < int(share * DRAW_PRIME)
+
+
+def _is_answered() -> ColumnElement[bool]:
+    """A second reading that somebody has given since it was asked for."""
+    given = labels.c.state.is_not(None) & (labels.c.created_at > second_readings.c.requested_at)
+    return exists().where(labels.c.study == second_readings.c.study, given)
+
+
+def _is_own_statement(reader: str) -> ColumnElement[bool]:
+    return and_(
+        readings.c.study == requests.c.study, readings.c.reader == reader, readings.c.skip_reason == "", ~readings.c.is_repeat
+    )
+
+
+def _is_closed_to_repeats(reader: str) -> ColumnElement[bool]:
+    """A study that the reader has had a second time, or whose result the reader has seen."""
+    repeated = exists().where(readings.c.study == requests.c.study, readings.c.reader == reader, readings.c.is_repeat)
+    revealed = exists().where(reveals.c.study == requests.c.study, reveals.c.reader == reader)
+    return or_(repeated, revealed)
 
 
 def _is_reserved(reader: str, seconds: float) -> ColumnElement[bool]:
@@ -161,4 +233,5 @@ def _build_reading(row: RowMapping) -> DeskReading:
         points={finding: (x, y) for finding, (x, y) in row["points"].items()},
         comment=row["comment"],
         exposure=LabelExposure(row["exposure"]),
+        is_repeat=row["is_repeat"],
     )

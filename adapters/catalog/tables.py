@@ -552,6 +552,7 @@ readings = Table(
     Column("comment", Text, nullable=False, server_default=""),
     Column("exposure", String(16), nullable=False),
     Column("read_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("is_repeat", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("reader", "idempotency_key"),  # a reading sent twice is stored once
     _check_one_of("exposure", LabelExposure),
     Index("ix_readings_study", "study", "reader"),
@@ -563,6 +564,24 @@ reveals = Table(
     Column("study", ForeignKey("studies.id"), primary_key=True),
     Column("reader", String(64), primary_key=True),
     Column("revealed_at", UtcDateTime(), nullable=False, server_default=now()),
+)
+
+reader_documents = Table(
+    "reader_documents",
+    metadata,
+    _build_primary_key(),
+    Column("reading", ForeignKey("readings.id"), nullable=False, unique=True),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("file_key", String(128)),
+    Column("file_sha256", SHA256),
+    Column("file_size", BigInteger),
+    Column("status", Text, nullable=False, server_default=""),
+    _build_created_at(),
+    Column("built_at", UtcDateTime()),
+    Column("sent_at", UtcDateTime()),
+    _check_one_of("state", ReportState),
+    CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
 )
 
 TABLES: Iterable[Table] = metadata.sorted_tables

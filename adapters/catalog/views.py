@@ -95,8 +95,11 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     l.stated_at, l.document, l.exposure
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_readings": """
-SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure, r.read_at
-FROM readings r JOIN studies s ON s.id = r.study""",
+SELECT r.id, s.study_instance_uid, s.accession_number, r.reader, r.skip_reason, r.states, r.points, r.comment, r.exposure,
+    r.read_at, CASE WHEN r.is_repeat THEN 1 ELSE 0 END AS repeated, d.sop_instance_uid AS document, d.state AS document_state,
+    d.sent_at
+FROM readings r JOIN studies s ON s.id = r.study
+    LEFT JOIN reader_documents d ON d.reading = r.id""",
     "v_users": """
 SELECT name, role, disabled, created_at
 FROM users""",

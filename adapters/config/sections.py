@@ -490,6 +490,13 @@ class WebConfig(Section):
         default=0.1,
         description="Share of the studies read at the desk, at random, that a second reader reads without seeing the first.",
     )
+    repeated_reading: Fraction = Field(
+        default=0.03, description="Share of the studies, at random, that come to their reader a second time, to measure the reader."
+    )
+    repeat_days: float = Field(default=7.0, ge=0, description="Days from a reading to its repeat.")
+    reader_documents: bool = Field(
+        default=False, description="Send what a reader says at the desk to the archive, as an SR of that person (TID 1500)."
+    )
     film_cache: ByteSize = Field(default=ByteSize(256 << 20), description="Memory for the films that were shown last.")
 
     @field_validator("behind_tls_proxy")

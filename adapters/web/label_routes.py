@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.web.access import AnyVisitor, ReadingVisitor, Visitor
+from adapters.web.access import AnyVisitor, ReadingVisitor
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from pipeline import labelling, worklist
@@ -34,6 +34,7 @@ DEFINITIONS_FILE = Path(__file__).parent / "definitions.toml"
 router = APIRouter(include_in_schema=False)
 
 Study = Annotated[str, Query(pattern=UID_PATTERN)]
+AskedStudy = Annotated[str, Query(max_length=64)]
 
 
 class Payload(BaseModel):
@@ -76,19 +77,35 @@ class MorePayload(Payload):
 
 
 @router.get("/label")
-def show_labelling(request: Request, visitor: ReadingVisitor) -> Response:
-    """Show the page of labelling. The first film is decoded while the browser loads the page."""
-    _prepare_films(_list_tasks(request, visitor, PREPARED_TASKS), parts_of(request))
+def show_labelling(request: Request, visitor: ReadingVisitor, study: AskedStudy = "") -> Response:
+    """Show the page of labelling with its first tasks. The first film is decoded while the browser loads the page.
+
+    `study`: a study that is labelled out of its turn; the browser asks for it.
+    """
+    tasks = [] if study else _list_tasks(request, visitor.name, PREPARED_TASKS)
+    _prepare_films(tasks, parts_of(request))
     return render_page(
-        request, "label.html", visitor, definitions=load_definitions(), skip_reasons=SKIP_REASONS, session=DEFAULT_SESSION
+        request,
+        "label.html",
+        visitor,
+        definitions=load_definitions(),
+        skip_reasons=SKIP_REASONS,
+        session=DEFAULT_SESSION,
+        tasks=dump_page_data({"tasks": [_describe_task(task) for task in tasks]}),
+        first_film=next((film.instance.header.sop_instance_uid for task in tasks for film in task.films), ""),
     )
+
+
+def prepare_first_film(request: Request, reader: str) -> None:
+    """Begin to decode the film that a reader who logs in sees first."""
+    _prepare_films(_list_tasks(request, reader, 1), parts_of(request))
 
 
 @router.get("/label/tasks")
 def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, Query(ge=1, le=MAX_TASKS)] = 4) -> dict[str, Any]:
     """Return the next tasks, the number of studies that remain and of those read in this session."""
     parts = parts_of(request)
-    tasks = _list_tasks(request, visitor, limit)
+    tasks = _list_tasks(request, visitor.name, limit)
     _prepare_films(tasks[:PREPARED_TASKS], parts)
     with parts.catalog.read() as tx:
         remaining = tx.readings.count_open_requests(visitor.name)
@@ -100,7 +117,10 @@ def list_tasks(request: Request, visitor: ReadingVisitor, limit: Annotated[int, 
 def find_task(request: Request, visitor: ReadingVisitor, study: Study) -> dict[str, Any]:
     """Return the task of one study."""
     parts = parts_of(request)
-    return _describe_task(labelling.find_task(study, reader=visitor.name, catalog=parts.catalog, chest=parts.settings.chest))
+    wanted = parts.settings
+    return _describe_task(
+        labelling.find_task(study, reader=visitor.name, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
+    )
 
 
 @router.put("/label/draft")
@@ -120,6 +140,7 @@ def state_reading(request: Request, visitor: ReadingVisitor, study: Study, paylo
         rest_absent=payload.rest_absent,
         catalog=parts.catalog,
         report=parts.settings.report,
+        policy=parts.settings.readings,
     )
     return _describe_reveal(stated)
 
@@ -127,8 +148,15 @@ def state_reading(request: Request, visitor: ReadingVisitor, study: Study, paylo
 @router.post("/label/skip")
 def skip_study(request: Request, visitor: ReadingVisitor, study: Study, payload: SkipPayload) -> dict[str, str]:
     """Skip a study with a reason."""
-    catalog = parts_of(request).catalog
-    labelling.skip_study(study, reader=visitor.name, reason=payload.reason, idempotency_key=payload.key, catalog=catalog)
+    parts = parts_of(request)
+    labelling.skip_study(
+        study,
+        reader=visitor.name,
+        reason=payload.reason,
+        idempotency_key=payload.key,
+        catalog=parts.catalog,
+        policy=parts.settings.readings,
+    )
     return {"status": "skipped"}
 
 
@@ -136,8 +164,9 @@ def skip_study(request: Request, visitor: ReadingVisitor, study: Study, payload:
 def reveal_result(request: Request, visitor: ReadingVisitor, study: Study) -> dict[str, Any]:
     """Return the model's result on a study that the reader has labelled."""
     parts = parts_of(request)
+    wanted = parts.settings
     return _describe_reveal(
-        labelling.reveal_result(study, reader=visitor.name, catalog=parts.catalog, report=parts.settings.report)
+        labelling.reveal_result(study, reader=visitor.name, catalog=parts.catalog, report=wanted.report, policy=wanted.readings)
     )
 
 
@@ -167,12 +196,10 @@ def load_definitions() -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads(DEFINITIONS_FILE.read_text(encoding="utf-8"))
 
 
-def _list_tasks(request: Request, visitor: Visitor, limit: int) -> list[LabellingTask]:
+def _list_tasks(request: Request, reader: str, limit: int) -> list[LabellingTask]:
     parts = parts_of(request)
     wanted = parts.settings
-    return labelling.list_tasks(
-        reader=visitor.name, limit=limit, catalog=parts.catalog, chest=wanted.chest, second_reading=wanted.second_reading
-    )
+    return labelling.list_tasks(reader=reader, limit=limit, catalog=parts.catalog, chest=wanted.chest, policy=wanted.readings)
 
 
 def _prepare_films(tasks: Sequence[LabellingTask], parts: DeskParts) -> None:
@@ -195,10 +222,18 @@ def describe_films(films: Sequence[DeskFilm]) -> list[dict[str, Any]]:
             "instance": film.instance.header.sop_instance_uid,
             "view": _name_view(film.instance.header),
             "date": film.study_date,
+            "patient": _describe_patient(film.instance.header),
             "is_prior": film.is_prior,
         }
         for film in films
     ]
+
+
+def _describe_patient(header: Header) -> str:
+    """Return sex and age, as "F 58 y": a film is judged by them, and they name nobody."""
+    age = header.patient_age.strip()
+    stated = f"{int(age[:-1])} {age[-1].lower()}" if age[:-1].isascii() and age[:-1].isdigit() else ""
+    return " ".join(filter(None, (header.patient_sex.strip(), stated)))
 
 
 def _name_view(header: Header) -> str:
@@ -212,6 +247,7 @@ def _describe_reveal(reveal: Reveal) -> dict[str, Any]:
         "words": labelling.describe_states(reveal.states),
         "states": reveal.states,
         "new_labels": reveal.new_labels,
+        "is_withheld": reveal.is_withheld,
         "reason": reveal.request.reason if reveal.request else "",
         "version": " ".join(filter(None, (statement.version_line, statement.notice))) if statement else "",
         "summary": statement.summary if statement else (),

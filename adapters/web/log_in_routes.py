@@ -10,6 +10,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from adapters.web.access import AnyVisitor, find_visitor, set_cookie
+from adapters.web.label_routes import prepare_first_film
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from adapters.web.passwords import matches_password
@@ -59,6 +60,8 @@ def log_in(
         return render_page(request, "log_in.html", None, status=401, message=WRONG)
     parts.limit.record_success(*keys)
     _audit_log_in("done", f"from {address}", user.name, parts)
+    if may(user.role, Permission.LABEL):
+        prepare_first_film(request, user.name)
     response = RedirectResponse("/", status_code=303)
     set_cookie(response, user, request)
     return response

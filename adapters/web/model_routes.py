@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ from pydantic import Field
 
 from adapters.web.access import AnyVisitor, OperatingVisitor
 from adapters.web.label_routes import Payload
+from adapters.web.model_figures import ModelFigures
 from adapters.web.pages import render_page
 from adapters.web.parts import parts_of
 from pipeline import versions
 from pipeline.consensus import labels_in_force
 from pipeline.domain import FINDINGS, AuditEvent, Label, LabelExposure, LabelState, ModelVersion, VersionState
+from pipeline.version_figures import NEXT_STUDIES, SAMPLES
 
 MAX_REASON_LENGTH = 500
 
@@ -32,7 +35,9 @@ class ReasonPayload(Payload):
 @router.get("/model")
 def show_model(request: Request, visitor: AnyVisitor) -> Response:
     """Show the page."""
-    with parts_of(request).catalog.read() as tx:
+    parts = parts_of(request)
+    figures = parts.model.read(parts.catalog, parts.settings.worklist.labels)
+    with parts.catalog.read() as tx:
         found = tx.versions.all()
         times = {
             row["number"]: row for row in tx.views.select("v_model_versions", ["number", "created_at", "served_at", "retired_at"])
@@ -50,6 +55,12 @@ def show_model(request: Request, visitor: AnyVisitor) -> Response:
         counts=_count_labels(labels),
         exposures=Counter(label.exposure.value for label in labels),
         kinds=[exposure.value for exposure in LabelExposure],
+        figures=figures,
+        samples=SAMPLES,
+        groups=serving.card.get("learning", {}).get("groups", []) if serving else [],
+        learning=serving.card.get("learning", {}) if serving else {},
+        curve=_draw_curve(figures),
+        next_studies=NEXT_STUDIES,
     )
 
 
@@ -76,6 +87,18 @@ def roll_back(request: Request, visitor: OperatingVisitor, payload: ReasonPayloa
     with parts.catalog.begin() as tx:
         tx.audit(AuditEvent("rollback", "done", "", f"asked for at the desk: {payload.reason}", visitor.name))
     return {"message": parts.tools.run_verb(["versions", "rollback", "--reason", payload.reason])}
+
+
+def _draw_curve(figures: ModelFigures) -> dict[str, Any] | None:
+    """Return the learning curve as coordinates in a square of 100: points, and the ends of both axes; None without a version."""
+    if not figures.points:
+        return None
+    highest = max(point.studies for point in figures.points)
+    aucs = [point.auc for point in figures.points]
+    low, high = math.floor(20 * min(aucs)) / 20, math.ceil(20 * max(aucs)) / 20
+    span = high - low or 1.0
+    drawn = [(100 * point.studies / highest, 100 * (high - point.auc) / span, point) for point in figures.points]
+    return {"points": drawn, "low": low, "high": high, "studies": highest}
 
 
 def _list_measures(version: ModelVersion | None) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from adapters.web.film_bytes import FilmCache
+from adapters.web.model_figures import ModelFiguresCache
 from adapters.web.sessions import LogInLimit, SessionCookies
 from pipeline.domain import StoredFile
+from pipeline.labelling import ReadingPolicy
 from pipeline.overview import DaemonOverview, describe_daemon
 from pipeline.ports.desk import DeskCatalog
 from pipeline.report import ReportPolicy
@@ -26,7 +28,7 @@ class DeskSettings:
     chest: ChestPolicy
     worklist: WorklistPolicy
     report: ReportPolicy = field(default_factory=ReportPolicy)
-    second_reading: float = 0.0  # share (0..1) of the studies that a second reader reads, too
+    readings: ReadingPolicy = field(default_factory=ReadingPolicy)
     has_tls: bool = False  # browsers reach the desk by https: cookies are Secure
 
 
@@ -71,6 +73,7 @@ class DeskParts:
     tools: DeskTools
     limit: LogInLimit = field(default_factory=LogInLimit)
     daemon: DaemonOverviewCache = field(default_factory=DaemonOverviewCache)
+    model: ModelFiguresCache = field(default_factory=ModelFiguresCache)
 
 
 def parts_of(connection: HTTPConnection) -> DeskParts:

@@ -28,16 +28,19 @@ class VerdictPayload(Payload):
 
 @router.get("/readers")
 def show_readers(request: Request, visitor: ReadingVisitor) -> Response:
-    """Show the visitor's agreement with others, to an administrator everybody's, and the studies in dispute."""
+    """Show the visitor's agreement with others and with himself, to an administrator everybody's, and the studies in dispute."""
     parts = parts_of(request)
+    everybody = may(visitor.user.role, Permission.ADMINISTER)
     with parts.catalog.read() as tx:
         labels = tx.labels.all()
-    everybody = may(visitor.user.role, Permission.ADMINISTER)
+        pairs = tx.readings.repeated_pairs("" if everybody else visitor.name)
     measured = [one for one in agreement.measure_agreement(labels) if everybody or visitor.name in one.readers]
     disputes: dict[str, list[str]] = {}
     for conflict in resolve_consensus(labels, parts.settings.worklist.labels).conflicts:
         disputes.setdefault(conflict.study_instance_uid, []).append(conflict.finding)
-    return render_page(request, "readers.html", visitor, measured=measured, disputes=disputes)
+    return render_page(
+        request, "readers.html", visitor, measured=measured, repeated=agreement.measure_repeatability(pairs), disputes=disputes
+    )
 
 
 @router.get("/readers/dispute")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -31,8 +32,9 @@ LIST_COLUMNS = (
     "instance_count",
     "last_received_at",
 )
-IDENTITY = ("patient_id", "issuer_of_patient_id", "patient_sex", "patient_age", "accession_number")
-"""Columns of v_studies that only some roles see."""
+IDENTITY = ("patient_id", "issuer_of_patient_id", "accession_number")
+"""Columns of v_studies that only some roles see: what names the patient or the order. Sex and age name nobody, and a film is judged
+by them. Names and birth dates are not in the catalog."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -78,6 +80,7 @@ def show_study(request: Request, visitor: AnyVisitor, study: str) -> Response:
         header=_select_header(found.study, visitor),
         films=dump_page_data({"films": describe_films(films)}),
         report_lines=_read_lines(newest, parts),
+        earlier=_group_by_version(found.earlier),
     )
 
 
@@ -104,6 +107,15 @@ def send_again(request: Request, visitor: OperatingVisitor, study: Study) -> dic
 def _select_header(study: overview.ViewRow, visitor: Visitor) -> dict[str, Any]:
     hidden = () if may(visitor.user.role, Permission.IDENTIFY) else IDENTITY
     return {name: value for name, value in study.items() if name not in hidden and value not in ("", None)}
+
+
+def _group_by_version(rows: Sequence[overview.ViewRow]) -> dict[tuple[int, int], dict[str, overview.ViewRow]]:
+    """Return (revision, version) -> finding -> row of v_lineage, the newest first."""
+    groups: dict[tuple[int, int], dict[str, overview.ViewRow]] = {}
+    for row in sorted(rows, key=lambda row: (-row["revision"], -row["version"])):
+        if row["decision"] is not None:
+            groups.setdefault((row["revision"], row["version"]), {})[row["finding"]] = row
+    return groups
 
 
 def _read_lines(report: Report | None, parts: DeskParts) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from pipeline.domain import Decision, DeskReading, Draft, JobKind, User
@@ -37,6 +38,14 @@ class Users(Protocol):
         """Delete the user's tokens; return their number."""
 
 
+class Repetition(StrEnum):
+    """Whether a film comes to its reader a second time."""
+
+    NONE = "none"  # it was not drawn, it has come, or the reader has seen the model's result
+    AHEAD = "ahead"
+    DUE = "due"
+
+
 class Readings(Protocol):
     """Drafts and readings. ValueError or KeyError where a study is not in the catalog."""
 
@@ -58,6 +67,9 @@ class Readings(Protocol):
     def add(self, reading: DeskReading) -> None:
         """Insert a reading."""
 
+    def add_document(self, reading: DeskReading, sop_instance_uid: str) -> None:
+        """Insert the pending document of a stored reading."""
+
     def mark_revealed(self, study_instance_uid: str, reader: str) -> None:
         """Record that the desk shows the model's result on the study to this reader."""
 
@@ -71,9 +83,26 @@ class Readings(Protocol):
         """
 
     def second_readings(self, reader: str, *, share: float, limit: int) -> list[str]:
-        """Return the StudyInstanceUIDs of the oldest requests that others have read at the desk, and this reader has not.
+        """Return the StudyInstanceUIDs of the oldest requests for this reader that others have read, and this reader has not.
 
-        Only of a share (0..1) of all requests, the same for every reader, that depends on nothing but the number of the request.
+        Of those read at the desk a share (0..1) of all requests, the same for every reader, that depends on nothing but the number
+        of the request; and every study with a doubtful label, until somebody has read it again.
+        """
+
+    def due_repeats(self, reader: str, *, share: float, days: float, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the oldest requests that come to this reader a second time now: `Repetition.DUE`."""
+
+    def find_repetition(self, study_instance_uid: str, reader: str, *, share: float, days: float) -> Repetition:
+        """Tell whether the study comes to this reader a second time.
+
+        Drawn are a share (0..1) of all requests; they are due `days` after the reader's last statement. Never where the reader has
+        seen the model's result.
+        """
+
+    def repeated_pairs(self, reader: str = "") -> list[tuple[DeskReading, DeskReading]]:
+        """Return first statement and repeat, of one reader or of all ("").
+
+        Without repeats that followed a look at the model's result.
         """
 
     def count_open_requests(self, reader: str) -> int:

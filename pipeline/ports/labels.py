@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from pipeline.domain import Label, Request
+from pipeline.domain import Label, ReaderDocument, Request, StoredFile
 
 
 class Requests(Protocol):
@@ -32,6 +32,22 @@ class SecondReadings(Protocol):
 
     def all(self) -> list[Request]:
         """Return every request, oldest first; all with the reason `rules.SECOND_READING` and the probability 1."""
+
+
+class ReaderDocuments(Protocol):
+    """Documents of the desk's readers, on their way to the archive."""
+
+    def find(self, sop_instance_uid: str) -> ReaderDocument | None:
+        """Return the document, or None."""
+
+    def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        """Set BUILT, with the file."""
+
+    def mark_sent(self, sop_instance_uid: str, status: str) -> None:
+        """Set SENT, with the archive's answer."""
+
+    def mark_refused(self, sop_instance_uid: str, status: str) -> None:
+        """Set REFUSED, with the archive's answer."""
 
 
 class Labels(Protocol):

@@ -19,6 +19,7 @@ from pipeline.domain import (
     Image,
     ModelVersion,
     Prediction,
+    ReaderDocument,
     Report,
     Scores,
     StoredFile,
@@ -31,7 +32,7 @@ from pipeline.domain import (
 from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
-from pipeline.ports.labels import Labels, Requests, SecondReadings
+from pipeline.ports.labels import Labels, ReaderDocuments, Requests, SecondReadings
 from pipeline.ports.studies import References, Reports, ReportStops, ScoreRows, Studies, Thumbnails
 from pipeline.statements import StudyStatement
 
@@ -93,6 +94,8 @@ class Transaction(Protocol):
     def requests(self) -> Requests: ...
     @property
     def second_readings(self) -> SecondReadings: ...
+    @property
+    def reader_documents(self) -> ReaderDocuments: ...
     @property
     def backfills(self) -> Backfills: ...
 
@@ -287,6 +290,13 @@ class ReportWriter(Protocol):
 
     def write_visible(self, content: ReportContent, visible: VisibleObject, predecessor: VisibleObject | None) -> bytes:
         """Return a DICOM file. ReportImpossible as `write`. `predecessor`: the object that `visible` names as its own."""
+
+
+class ReaderDocumentWriter(Protocol):
+    """What a reader has said -> SR file."""
+
+    def write_document(self, document: ReaderDocument, images: Sequence[StoredInstance]) -> bytes:
+        """Return a DICOM file. `images`: the frontal images of the study. ReportImpossible as `ReportWriter.write`."""
 
 
 class InstanceCounter(Protocol):

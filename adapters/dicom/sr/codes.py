@@ -53,6 +53,7 @@ def concept(value: str, scheme: str, meaning: str) -> CodedConcept:
 
 
 DEVICE = concept("121007", "DCM", "Device")
+PERSON = concept("121006", "DCM", "Person")
 IMAGING_PROCEDURE = concept("363679005", "SCT", "Imaging procedure")  # CID 100
 ARTIFICIAL_INTELLIGENCE = concept("123110", "DCM", "Artificial Intelligence")  # CID 7162
 PROBABILITY = concept("122157", "DCM", "Probability")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -19,6 +21,7 @@ from adapters.dicom.sr import codes
 from adapters.dicom.sr.dataset_template import CONTENT_SEQUENCE, UTF_8, encode_dataset
 from adapters.dicom.sr.tid1500 import LONG_STRING
 from pipeline.domain import ModelVersion, Report, VisibleKind, VisibleObject
+from pipeline.errors import RadclipdError, ReportImpossible
 from pipeline.ports.services import ReportContent
 from pipeline.rules import OWN_MODEL_NAME
 
@@ -85,6 +88,22 @@ def build_document(content: ReportContent, evidence: Sequence[Dataset], root: Da
     return document
 
 
+@contextmanager
+def translated_errors(study_instance_uid: str) -> Iterator[None]:
+    """Build an object of a study: ReportImpossible where highdicom or pydicom refuse its headers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the name
+            yield
+    except RadclipdError:
+        raise
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise ReportImpossible(
+            f"study {study_instance_uid}: no report can be built from its headers ({type(error).__name__})",
+            hint="please report this header to radclipd, with names and dates removed",
+        ) from error
+
+
 def series_description(version: ModelVersion, kind: str = "") -> str:
     """Return the description of a series: AI first, then what it shows, then its restriction and marking."""
     shown = f"{SERIES_DESCRIPTION}, {kind}" if kind else SERIES_DESCRIPTION
@@ -101,12 +120,12 @@ def _complete_document(document: Dataset, content: ReportContent) -> None:
     document.SeriesDate, document.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     document.TimezoneOffsetFromUTC = now.strftime("%z")
     document.PreliminaryFlag = "PRELIMINARY"
-    document.CodingSchemeIdentificationSequence = Items([_build_coding_scheme_item()])
+    document.CodingSchemeIdentificationSequence = Items([build_coding_scheme_item()])
     if content.predecessor is not None:
         document.PredecessorDocumentsSequence = Items([build_reference(content.study.study_instance_uid, content.predecessor)])
 
 
-def _build_coding_scheme_item() -> Dataset:
+def build_coding_scheme_item() -> Dataset:
     """Return the item that describes the private coding scheme (PS3.3 C.12.1.1)."""
     item = Dataset()
     item.CodingSchemeDesignator = codes.PRIVATE_SCHEME

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +10,7 @@ from highdicom.sr import ObserverContext
 from pydicom.dataset import Dataset
 
 from adapters.dicom.sr.basic_text import TEXT_SOP_CLASS_UID, build_text_report
-from adapters.dicom.sr.document import SR_CLASS_UIDS, ReportSettings, build_document, encode_document
+from adapters.dicom.sr.document import SR_CLASS_UIDS, ReportSettings, build_document, encode_document, translated_errors
 from adapters.dicom.sr.evidence import evidence_of
 from adapters.dicom.sr.report_template import ReportTemplate
 from adapters.dicom.sr.tid1500 import build_observer_context
@@ -20,7 +19,7 @@ from adapters.dicom.visible.card import draw_card, shrink_film
 from adapters.dicom.visible.secondary_capture import CAPTURE_SOP_CLASS_UID, build_capture
 from adapters.ipc.decoded_image import HostTransform
 from pipeline.domain import Decision, Image, ModelVersion, Report, ReportState, StoredInstance, VisibleKind, VisibleObject
-from pipeline.errors import PixelsUnreadable, RadclipdError, ReportImpossible
+from pipeline.errors import PixelsUnreadable, ReportImpossible
 from pipeline.ports.images import ImageReader
 from pipeline.ports.services import ImageStore, ReportContent
 from pipeline.statements import FindingStatement
@@ -84,17 +83,8 @@ class SrWriter:
         if not content.evidence or not content.predictions:
             raise ReportImpossible(f"study {uid} has no scored image to report on")
         evidence = self._read_evidence(content)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's warnings quote the name
-                return build(content, evidence)
-        except RadclipdError:
-            raise
-        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-            raise ReportImpossible(
-                f"study {uid}: no report can be built from its headers ({type(error).__name__})",
-                hint="please report this header to radclipd, with names and dates removed",
-            ) from error
+        with translated_errors(uid):
+            return build(content, evidence)
 
     def _read_evidence(self, content: ReportContent) -> list[Dataset]:
         """Return the normalised headers of the scored images; the objects of one report share them."""

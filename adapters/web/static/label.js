@@ -7,7 +7,7 @@ import { FilmViewer, WINDOWS } from "./viewer.js";
 
 const PREFETCH = 3;
 const REFILL = 8;
-const { session, reader } = document.getElementById("desk").dataset;
+const { session, reader, tasks: firstTasks } = document.getElementById("desk").dataset;
 const find = (id) => document.getElementById(id);
 const rows = [...document.querySelectorAll(".finding")];
 const rowOf = Object.fromEntries(rows.map((row) => [row.dataset.finding, row]));
@@ -130,12 +130,12 @@ function keep() {
 
 function toggleState(finding, state) {
   desk.lastFinding = finding;
-  showDefinition(finding);
   change(({ states, points }) => {
     if (states[finding] === state) delete states[finding];
     else states[finding] = state;
     if (states[finding] !== "present") delete points[finding];
   });
+  showDefinition(finding);
 }
 
 function undo() {
@@ -259,14 +259,20 @@ function showReveal() {
   if (!before) return;
   const { answer } = before;
   const differing = differences(answer);
+  find("back-words").textContent = desk.resumed ? "Back to the next film" : "Look at it again";
   find("reveal-title").textContent = `${desk.resumed ? "This film" : "The film before"}: ${answer.words}`;
-  const model = answer.findings.length ? answer.version : "no version has scored it";
   const verdict = differing.length
     ? `The model differs: ${differing.map((each) => each.told).join("; ")}.`
-    : answer.findings.length ? "You and the model agree." : "";
-  find("reveal-words").textContent = `${verdict} ${answer.reason ? `Asked for: ${answer.reason}. ` : ""}${model}.`.trim();
+    : answer.findings.length ? "You and the model agree." : "No version has scored it.";
+  find("reveal-source").textContent = [answer.reason && `Asked for: ${answer.reason}.`, answer.version].filter(Boolean).join(" ");
+  if (answer.is_withheld) {
+    find("reveal-words").textContent = "The model's result on this film is shown later.";
+    find("reveal-source").textContent = "";
+    find("reveal").dataset.differs = "false";
+    return;
+  }
+  find("reveal-words").textContent = verdict;
   find("reveal").dataset.differs = String(differing.length > 0);
-  find("back-words").textContent = desk.resumed ? "Back to the next film" : "Look at it again";
 }
 
 function showSession() {
@@ -280,7 +286,7 @@ function showSession() {
 function showFilmWords() {
   const film = desk.task?.films[desk.film];
   const day = film?.date.replace(/^(\d{4})(\d{2})(\d{2})$/, "$1-$2-$3") ?? "";
-  find("film-words").textContent = film ? `${film.is_prior ? "PRIOR · " : ""}${film.view}${day ? ` · ${day}` : ""}` : "";
+  find("film-words").textContent = film ? `${film.is_prior ? "PRIOR · " : ""}${[film.view, day, film.patient].filter(Boolean).join(" · ")}` : "";
   find("film-words").dataset.prior = String(film?.is_prior ?? false);
   const films = desk.task?.films ?? [];
   find("view-button").disabled = films.filter((each) => !each.is_prior).length < 2;
@@ -294,7 +300,10 @@ function showDefinition(finding) {
   const against = document.createElement("span");
   against.className = "dim";
   against.textContent = ` ${not}`;
-  find("definition").replaceChildren(title, ` ${counts}`, against);
+  const place = document.createElement("span");
+  place.className = "place";
+  place.textContent = desk.statement?.states[finding] === "present" && finding === desk.lastFinding ? " A click on the film marks its place." : "";
+  find("definition").replaceChildren(title, ` ${counts}`, against, place);
 }
 
 const listPoints = () => {
@@ -412,7 +421,10 @@ find("comment").addEventListener("input", () => {
 async function begin() {
   outbox.flush();
   const study = new URLSearchParams(location.search).get("study");
-  if (!study) return showNext();
+  if (!study) {
+    desk.tasks = JSON.parse(firstTasks).tasks.filter((task) => !outbox.studies.has(task.study));
+    return showNext();
+  }
   try {
     await openTask(await request("GET", `/label/task?study=${encodeURIComponent(study)}`));
     refill();

@@ -18,7 +18,7 @@ async function show(number) {
   };
   if (!film) return say("The study has no film that can be shown.");
   const day = film.date.replace(/^(\d{4})(\d{2})(\d{2})$/, "$1-$2-$3");
-  find("film-words").textContent = `${film.is_prior ? "PRIOR · " : ""}${film.view} · ${day} (${index + 1} of ${films.length})`;
+  find("film-words").textContent = `${film.is_prior ? "PRIOR · " : ""}${[film.view, day, film.patient].filter(Boolean).join(" · ")} (${index + 1} of ${films.length})`;
   try {
     viewer.show(await loadFilm(film.instance));
     say("");

@@ -4,6 +4,8 @@ const TEXTURE_EDGE = 256; // the greys of 65 536 values as a square
 const MAX_TAPS = 8; // per axis, where a pixel of the screen covers several of the film
 const MIN_SCALE = 0.02;
 const MAX_SCALE = 40;
+const LOUPE_EDGE = 260; // of the magnifier, CSS pixels
+const LOUPE_ZOOM = 2.5;
 
 const VERTEX = `#version 300 es
 void main() {
@@ -108,7 +110,8 @@ class GlPainter {
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8UI, TEXTURE_EDGE, TEXTURE_EDGE, 0, gl.RED_INTEGER, gl.UNSIGNED_BYTE, greys);
   }
 
-  draw(view) {
+  /** Draw the film; `loupe`: a square of it larger, at the film's own resolution, or null. */
+  draw(view, loupe) {
     const { gl, place } = this;
     gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
     gl.activeTexture(gl.TEXTURE0);
@@ -117,11 +120,22 @@ class GlPainter {
     gl.bindTexture(gl.TEXTURE_2D, this.greys);
     gl.uniform1i(place.film, 0);
     gl.uniform1i(place.greys, 1);
+    gl.uniform1f(place.canvasHeight, gl.canvas.height);
+    this.drawView(view);
+    if (loupe) {
+      gl.enable(gl.SCISSOR_TEST);
+      gl.scissor(loupe.left, gl.canvas.height - loupe.top - loupe.edge, loupe.edge, loupe.edge);
+      this.drawView(loupe.view);
+      gl.disable(gl.SCISSOR_TEST);
+    }
+    gl.activeTexture(gl.TEXTURE0);
+  }
+
+  drawView(view) {
+    const { gl, place } = this;
     gl.uniform2f(place.offset, view.x, view.y);
     gl.uniform1f(place.scale, view.scale);
-    gl.uniform1f(place.canvasHeight, gl.canvas.height);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
-    gl.activeTexture(gl.TEXTURE0);
   }
 }
 
@@ -148,15 +162,27 @@ class PlainPainter {
     this.picture.getContext("2d").putImageData(this.image, 0, 0);
   }
 
-  draw(view) {
+  draw(view, loupe) {
+    const { context } = this;
+    const { width, height } = context.canvas;
+    this.drawView(view, 0, 0, width, height);
+    if (loupe) this.drawView(loupe.view, loupe.left, loupe.top, loupe.edge, loupe.edge);
+  }
+
+  drawView(view, left, top, width, height) {
     const { context } = this;
     context.setTransform(1, 0, 0, 1, 0, 0);
+    context.save();
+    context.beginPath();
+    context.rect(left, top, width, height);
+    context.clip();
     context.fillStyle = "#000";
-    context.fillRect(0, 0, context.canvas.width, context.canvas.height);
+    context.fillRect(left, top, width, height);
     context.imageSmoothingEnabled = view.scale < 1;
     context.imageSmoothingQuality = "high";
     context.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
     context.drawImage(this.picture, 0, 0);
+    context.restore();
   }
 }
 
@@ -292,7 +318,7 @@ export class FilmViewer extends EventTarget {
     if (!this.film) return;
     if (this.greysChanged) this.painter.setGreys(computeGreys(this.film, this.black, this.white, this.inverted));
     this.greysChanged = false;
-    this.painter.draw(this.view);
+    this.painter.draw(this.view, this.placeLoupe());
     this.drawMarks();
     this.canvas.dataset.instance = this.film.instance;
   }
@@ -315,20 +341,18 @@ export class FilmViewer extends EventTarget {
       });
       drawWords(context, this.describeRuler(), to[0] + 10, to[1]);
     }
-    if (this.isMagnifying && this.pointer) this.drawMagnifier(context);
+    const loupe = this.placeLoupe();
+    if (loupe) drawStroke(context, () => context.rect(loupe.left, loupe.top, loupe.edge, loupe.edge));
   }
 
-  drawMagnifier(context) {
-    const [x, y] = this.pointer;
-    const radius = 120 * (window.devicePixelRatio || 1);
-    context.save();
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.clip();
-    context.imageSmoothingEnabled = true;
-    context.drawImage(this.canvas, x - radius / 2.5, y - radius / 2.5, radius / 1.25, radius / 1.25, x - radius, y - radius, 2 * radius, 2 * radius);
-    context.restore();
-    drawStroke(context, () => context.arc(x, y, radius, 0, 2 * Math.PI));
+  /** The square about the pointer that shows the film larger; null: the magnifier is off. */
+  placeLoupe() {
+    if (!this.isMagnifying || !this.pointer) return null;
+    const [x, y] = this.pointer.map(Math.round);
+    const edge = Math.round(LOUPE_EDGE * (window.devicePixelRatio || 1));
+    const { scale } = this.view;
+    const view = { scale: scale * LOUPE_ZOOM, x: x - (x - this.view.x) * LOUPE_ZOOM, y: y - (y - this.view.y) * LOUPE_ZOOM };
+    return { left: x - Math.round(edge / 2), top: y - Math.round(edge / 2), edge, view };
   }
 
   describeRuler() {

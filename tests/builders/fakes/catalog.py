@@ -17,7 +17,7 @@ from pipeline.ports.services import (
 )
 from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
-from tests.builders.fakes.labels import FakeLabels, FakeRequests, FakeSecondReadings
+from tests.builders.fakes.labels import FakeLabels, FakeReaderDocuments, FakeRequests, FakeSecondReadings
 from tests.builders.fakes.rows import CatalogTables
 from tests.builders.fakes.studies import FakeReferences, FakeReports, FakeReportStops, FakeScoreRows, FakeStudies
 from tests.builders.fakes.thumbnails import FakeThumbnails
@@ -69,6 +69,7 @@ class FakeTransaction:
         self.labels = FakeLabels(tables)
         self.requests = FakeRequests(tables)
         self.second_readings = FakeSecondReadings(tables)
+        self.reader_documents = FakeReaderDocuments(tables)
         self.backfills = FakeBackfills(tables.backfills, tables.studies, now)
         self.now = now
 

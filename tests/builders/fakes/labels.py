@@ -7,7 +7,10 @@ from dataclasses import replace
 
 from pipeline.domain import (
     Label,
+    ReaderDocument,
+    ReportState,
     Request,
+    StoredFile,
 )
 from tests.builders.fakes.rows import CatalogTables
 
@@ -98,3 +101,24 @@ class FakeSecondReadings:
 
     def all(self) -> list[Request]:
         return list(self._t.second_readings)
+
+
+class FakeReaderDocuments:
+    def __init__(self, tables: CatalogTables) -> None:
+        self._t = tables
+
+    def find(self, sop_instance_uid: str) -> ReaderDocument | None:
+        return self._t.reader_documents.get(sop_instance_uid)
+
+    def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        self._put_state(sop_instance_uid, ReportState.BUILT, file)
+
+    def mark_sent(self, sop_instance_uid: str, status: str) -> None:
+        self._put_state(sop_instance_uid, ReportState.SENT)
+
+    def mark_refused(self, sop_instance_uid: str, status: str) -> None:
+        self._put_state(sop_instance_uid, ReportState.REFUSED)
+
+    def _put_state(self, uid: str, state: ReportState, file: StoredFile | None = None) -> None:
+        document = self._t.reader_documents[uid]
+        self._t.reader_documents[uid] = replace(document, state=state, file=file or document.file)

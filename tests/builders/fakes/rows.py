@@ -11,6 +11,7 @@ from pipeline.domain import (
     Label,
     ModelVersion,
     Prediction,
+    ReaderDocument,
     ReferenceDistribution,
     Report,
     Request,
@@ -62,4 +63,5 @@ class CatalogTables:
     labels: list[Label] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
     second_readings: list[Request] = field(default_factory=list)
+    reader_documents: dict[str, ReaderDocument] = field(default_factory=dict)
     backfills: BackfillRows = field(default_factory=BackfillRows)

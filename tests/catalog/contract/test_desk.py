@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import labelling, rules, users
-from pipeline.domain import FINDINGS, DeskReading, Draft, Label, LabelExposure, LabelState, UserRole
+from adapters.catalog.readings import DRAW_PRIME, REPEAT, SECOND_READER
+from pipeline import labelling, reader_documents, rules, users
+from pipeline.domain import (
+    FINDINGS,
+    DeskReading,
+    Draft,
+    JobKind,
+    Label,
+    LabelExposure,
+    LabelState,
+    ReportState,
+    StoredFile,
+    UserRole,
+)
 from pipeline.errors import PermanentError
+from pipeline.labelling import ReadingPolicy
 from tests.builders.catalog_rows import add_instance, add_reported_study, chest_header, import_statement, worklist_request
 from tests.builders.fakes.versions import a_version
 from tests.builders.sql import execute, rows
@@ -223,3 +237,84 @@ def test_labels_become_visible_in_the_order_of_their_numbers(sql_catalog: SqlCat
 
 def a_label(study: str, stated_at: datetime) -> Label:
     return Label(study_instance_uid=study, finding="Mass", state=LabelState.PRESENT, reader="r", source="csv", stated_at=stated_at)
+
+
+TWICE = ReadingPolicy(repeated_reading=1.0, repeat_days=1.0)
+
+
+def state(
+    catalog: SqlCatalog, key: str, study: str = "1.1", policy: ReadingPolicy = TWICE, **states: LabelState
+) -> labelling.Reveal:
+    draft = a_draft(study, **states)
+    return labelling.state_reading(draft, idempotency_key=key, rest_absent=True, catalog=catalog, policy=policy)
+
+
+def test_a_film_is_due_a_second_time_days_later_and_once(worklist: SqlCatalog, catalog_url: str) -> None:
+    def listed() -> list[str]:
+        tasks = labelling.list_tasks(reader="alice", limit=5, catalog=worklist, chest=CHEST, policy=TWICE)
+        return [task.study_instance_uid for task in tasks]
+
+    assert state(worklist, "key-0001", Mass=PRESENT).is_withheld
+    state(worklist, "key-0002", Mass=PRESENT, Nodule=UNCERTAIN)  # a second thought of the same hour
+    labelling.skip_study("1.3", reader="alice", reason="poor quality", idempotency_key="key-0003", catalog=worklist, policy=TWICE)
+    with worklist.begin() as tx:
+        tx.readings.mark_revealed("1.2", "alice")
+    assert not state(worklist, "key-0004", "1.2").is_withheld
+    assert listed() == []
+    execute(catalog_url, "UPDATE readings SET read_at = '2026-01-01 00:00:00+00:00'")
+    assert listed() == ["1.1"]
+    assert labelling.find_task("1.1", reader="alice", catalog=worklist, chest=CHEST, policy=TWICE).draft.states == {}
+    again = state(worklist, "key-0005", Nodule=PRESENT)
+    assert (again.is_withheld, again.new_labels, again.states["Nodule"]) == (False, 0, PRESENT)
+    assert listed() == []
+    with worklist.read() as tx:
+        [(first, repeat)] = tx.readings.repeated_pairs("alice")
+        assert tx.readings.repeated_pairs("bob") == []
+    assert (first.idempotency_key, repeat.idempotency_key, repeat.is_repeat) == ("key-0001", "key-0005", True)
+    assert rows(
+        catalog_url, "SELECT state FROM v_labels WHERE study_instance_uid = '1.1' AND finding = 'Nodule' AND revoked = 0"
+    ) == [("uncertain",)]
+
+
+def test_a_share_of_the_films_comes_twice() -> None:
+    numbers = range(1, 1010)
+    drawn = {n for n in numbers if (n * n * REPEAT[0] + n * REPEAT[1]) % DRAW_PRIME < int(0.03 * DRAW_PRIME)}
+    second = {n for n in numbers if (n * n * SECOND_READER[0] + n * SECOND_READER[1]) % DRAW_PRIME < int(0.1 * DRAW_PRIME)}
+    assert 0.025 < len(drawn) / 1009 < 0.035
+    assert len(drawn & second) < 10
+
+
+def test_a_study_with_a_doubtful_label_comes_to_another_reader(worklist: SqlCatalog) -> None:
+    import_statement(worklist, "1.1", reader="dr.csv")
+    assert offered(worklist) == ["1.2", "1.3"]
+    with worklist.begin() as tx:
+        tx.second_readings.append([replace(worklist_request("1.1"), requested_at=tx.now())])
+    assert offered(worklist) == ["1.1", "1.2", "1.3"]
+    assert offered(worklist, "dr.csv") == ["1.2", "1.3"]
+    state(worklist, "key-0001", policy=ReadingPolicy(), Mass=PRESENT)
+    assert offered(worklist, "bob") == ["1.2", "1.3"]
+
+
+def test_a_reading_has_a_document_where_it_is_configured(worklist: SqlCatalog) -> None:
+    sending = ReadingPolicy(documents=True, uid_root="1.2.3")
+    state(worklist, "key-0001", policy=ReadingPolicy(), Mass=PRESENT)
+    state(worklist, "key-0002", policy=sending, Mass=PRESENT, Edema=UNCERTAIN)
+    state(worklist, "key-0003", policy=sending, Mass=ABSENT)
+    with worklist.begin() as tx:
+        jobs = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=60, limit=5)
+        first, second = [tx.reader_documents.find(job.subject) for job in sorted(jobs, key=lambda job: job.id)]
+        assert first is not None
+        assert second is not None
+        assert all(reader_documents.is_of_document(job) for job in jobs)
+        assert first.sop_instance_uid.startswith("1.2.3.")
+        assert (first.reader, first.state, first.predecessor) == ("alice", ReportState.PENDING, None)
+        assert (first.states["Edema"], second.predecessor) == (UNCERTAIN, first.sop_instance_uid)
+        tx.reader_documents.mark_built(first.sop_instance_uid, StoredFile("k", "a" * 64, 7))
+        tx.reader_documents.mark_sent(first.sop_instance_uid, "0x0000")
+        tx.reader_documents.mark_refused(second.sop_instance_uid, "0xA900")
+        stored = tx.views.select("v_readings", ["document", "document_state"], order=["id"])
+    assert [tuple(row.values()) for row in stored] == [
+        (None, None),
+        (first.sop_instance_uid, "sent"),
+        (second.sop_instance_uid, "refused"),
+    ]

@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
-from pipeline.agreement import measure_agreement
-from pipeline.domain import Label, LabelState
+from pipeline.agreement import measure_agreement, measure_repeatability
+from pipeline.domain import DeskReading, Label, LabelState
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NUMBERS = count(1)
@@ -63,3 +63,16 @@ def test_first_statements_count_and_uncertain_ones_do_not() -> None:
 def test_only_common_studies_and_findings_are_compared() -> None:
     assert measure_agreement(labels_of("a", "pp") + labels_of("b", "--pp")) == []
     assert measure_agreement(labels_of("a", "pp") + labels_of("b", "pp", finding="Nodule")) == []
+
+
+def test_a_reader_with_himself() -> None:
+    def reading(number: int, letter: str, reader: str = "a") -> DeskReading:
+        states = {"Mass": STATES[letter]}
+        return DeskReading(study_instance_uid=f"1.{number}", reader=reader, idempotency_key=f"{number}{letter}", states=states)
+
+    pairs = [("p", "p"), ("p", "a"), ("a", "a"), ("a", "a"), ("u", "p")]
+    said = [(reading(number, first), reading(number, again)) for number, (first, again) in enumerate(pairs)]
+    [mine, others] = measure_repeatability([*said, (reading(9, "p", "b"), reading(9, "p", "b"))])
+    assert (mine.finding, mine.readers, mine.studies, mine.observed) == ("Mass", ("a", "a"), 4, 0.75)
+    assert mine.kappa == pytest.approx(0.5)
+    assert (others.readers, others.kappa, others.pabak) == (("b", "b"), None, 1.0)

@@ -10,10 +10,11 @@ import pytest
 from adapters.web.operations_routes import _describe_queue
 from adapters.web.pages import format_age
 from pipeline import labelling, overview
-from pipeline.domain import Decision, Draft, JobKind, LabelState, ReportState, StudyState, UserRole, VersionState
+from pipeline.domain import Decision, Draft, JobKind, LabelState, ReportState, Scale, StudyState, UserRole, VersionState
 from tests.builders.catalog_rows import import_statement, pending_report
 from tests.builders.desk import Desk
 from tests.builders.dicom_files import dx, file_of, sr
+from tests.builders.fakes.versions import a_version
 from tests.builders.sql import rows
 
 HTML = {"Accept": "text/html"}
@@ -62,6 +63,7 @@ def test_only_some_roles_see_who_the_patient_is(staffed: Desk) -> None:
         told = client.get(f"/studies/{study}").text + client.get("/studies").text
         identified = role in (UserRole.READER, UserRole.ADMINISTRATOR)
         assert ("T-1" in told) == ("A-17" in told) == identified, role
+        assert "<td>F</td>" in told, role  # sex and age name nobody
 
 
 def test_a_reader_who_opens_the_study_page_is_exposed(staffed: Desk) -> None:
@@ -202,3 +204,43 @@ def test_the_model_page_and_its_acts(staffed: Desk) -> None:
 )
 def test_an_age_has_one_unit(seconds: float | None, words: str) -> None:
     assert format_age(seconds) == words
+
+
+def test_the_model_page_measures_the_version_apart_by_exposure(staffed: Desk) -> None:
+    """25 studies, ranked right by readers who had not seen the result, and the wrong way round by one who had."""
+    learnt = {"learning": {"films": 80, "newest_label": 0, "kept": ["Hernia"], "findings": ["Mass"], "groups": GROUPS}}
+    learnt["learning"]["comparisons"] = [
+        {"against": "zero-shot", "monitoring": False, "candidate": 0.81, "other": 0.7} | NO_INTERVAL
+    ]
+    with staffed.catalog.begin() as tx:
+        tx.versions.add(a_version(2, state=VersionState.CANDIDATE, card=learnt))
+        tx.versions.serve(2)
+    for number in range(25):
+        film = dx(PatientID=f"M-{number}")
+        study = staffed.add_film(film, scores={"Mass": 0.3 + number / 100})
+        states = {"Mass": LabelState.PRESENT if number >= 12 else LabelState.ABSENT}
+        draft = Draft(study_instance_uid=study, reader="reader", states=states)
+        labelling.state_reading(draft, idempotency_key=f"key of {number:04d}", rest_absent=False, catalog=staffed.catalog)
+        other = {"Mass": LabelState.ABSENT if number >= 12 else LabelState.PRESENT}
+        with staffed.catalog.begin() as tx:
+            tx.readings.mark_revealed(study, "administrator")
+            told = [replace(one, scale=Scale.PROBABILITY) for one in tx.scores.predictions(study, 1)]
+            tx.scores.put_predictions(2, {study: told}, {study: 1})
+        draft = Draft(study_instance_uid=study, reader="administrator", states=other)
+        labelling.state_reading(draft, idempotency_key=f"key of {number:04d}", rest_absent=False, catalog=staffed.catalog)
+    page = staffed.client("viewer").get("/model").text
+    row = page.split("<td>Mass</td>")[2].split("</tr>")[0]
+    assert "1.000" in row.split("</td>")[0]
+    assert "0.000" in row.split("</td>")[2]
+    assert "Reliability of Mass: stated 0.36, observed 0.08" in page
+    assert "80 studies, AUC 0.810" in page
+    assert "three learnt versions" in page
+    assert "Left at the head before: Hernia" in page
+    assert "+0.050" in page
+
+
+NO_INTERVAL = {"lower": None, "upper": None, "patients": 40, "cases": 80}
+GROUPS = [
+    {"against": "zero-shot", "attribute": "sex", "group": "F", "cases": 30, "patients": 20, "candidate": 0.8, "other": 0.75}
+    | {"lower": -0.02, "upper": 0.12, "worse": False}
+]
