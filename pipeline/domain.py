@@ -96,7 +96,7 @@ class ReportState(StrEnum):
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
 
 
-class Delivery(StrEnum):
+class DeliveryMode(StrEnum):
     """`report.deliver` of the configuration: whether reports leave."""
 
     NONE = "none"  # studies are scored, and reports are noted, not built

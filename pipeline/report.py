@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pipeline import decisions, delivery
+from pipeline import decisions, withholding
 from pipeline.domain import (
     AuditEvent,
     Decision,
-    Delivery,
+    DeliveryMode,
     Job,
     JobKind,
     ModelVersion,
@@ -49,7 +49,7 @@ class ReportPolicy:
 
     language: str = ENGLISH  # of `pipeline.messages`
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
-    deliver: Delivery = Delivery.ALL
+    deliver: DeliveryMode = DeliveryMode.ALL
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter, policy: ReportPolicy) -> None:
@@ -62,8 +62,8 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
-        withheld = delivery.choose_withholding(content.study, policy.deliver, content.report.withdrawal)
-        if withheld is WithheldReason.SHADOW and policy.deliver is Delivery.NONE:
+        withheld = withholding.choose_withholding(content.study, policy.deliver, content.report.withdrawal)
+        if withheld is WithheldReason.SHADOW and policy.deliver is DeliveryMode.NONE:
             tx.reports.put_withheld(content.report.sop_instance_uid, withheld)
             tx.jobs.finish(job)
             return
@@ -226,7 +226,7 @@ def send(
     images: ImageStore,
     archive: Archive,
     circuit: CircuitPolicy,
-    deliver: Delivery = Delivery.ALL,
+    deliver: DeliveryMode = DeliveryMode.ALL,
 ) -> None:
     """Send one SR or visible object to the archive, at least once: a second arrival has the same UID and is the same object.
 
@@ -261,13 +261,13 @@ def send(
         tx.jobs.finish(job)
 
 
-def _is_deliverable(built: Report, job: Job, catalog: Catalog, deliver: Delivery) -> bool:
+def _is_deliverable(built: Report, job: Job, catalog: Catalog, deliver: DeliveryMode) -> bool:
     """Tell whether the job's object, of a built report, is to be delivered; else keep the report, and finish the job."""
-    if built.withheld is None and (deliver is Delivery.ALL or built.withdrawal):
+    if built.withheld is None and (deliver is DeliveryMode.ALL or built.withdrawal):
         return True
     with catalog.begin() as tx:
         current = tx.reports.find(built.sop_instance_uid) or built
-        if delivery.may_be_sent(tx, current, deliver):
+        if withholding.may_be_sent(tx, current, deliver):
             return True
         tx.jobs.finish(job)
     return False

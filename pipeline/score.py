@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import decisions, delivery, references, rules, versions
+from pipeline import decisions, references, rules, versions, withholding
 from pipeline.domain import (
     AuditEvent,
     Decision,
-    Delivery,
+    DeliveryMode,
     Header,
     Job,
     JobKind,
@@ -41,7 +41,7 @@ class ScorePolicy:
     batch_size: int = 8  # images scored and committed together, while the next ones are decoded
     backfill_reports: Literal["all", "none"] = "none"  # backfilled studies that get a report
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
-    deliver: Delivery = Delivery.ALL
+    deliver: DeliveryMode = DeliveryMode.ALL
     silent_share: float = 0.0  # share (0..1) of the patients whose reports are never sent
 
 
@@ -202,7 +202,7 @@ def _write_batch(
     for item in told:
         headers, image_scores = [image.header for image in item.images], list(scored[item.job.subject].values())
         predictions[item.job.subject] = predict_images(headers, image_scores, version, reference, policy)
-    delivery.draw_silent_studies(tx, {uid: studies[uid] for uid in predictions if uid in studies}, share=policy.silent_share)
+    withholding.draw_silent_studies(tx, {uid: studies[uid] for uid in predictions if uid in studies}, share=policy.silent_share)
     _write_predictions(tx, [item.job for item in told], predictions, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
     tx.studies.put_states([job.subject for job in (item.job for item in told) if job.subject not in reopened], StudyState.SCORED)
@@ -246,7 +246,7 @@ def _find_unreported(
     tx: Transaction, jobs: Sequence[Job], predictions: Mapping[str, Sequence[Prediction]], policy: ScorePolicy
 ) -> set[str]:
     """Return the studies that get no report by the policy."""
-    past = delivery.find_past_studies(tx, [job.subject for job in jobs if job.payload.get(RESCORE_KEY)], policy.deliver)
+    past = withholding.find_past_studies(tx, [job.subject for job in jobs if job.payload.get(RESCORE_KEY)], policy.deliver)
     return _find_suppressed_backfills(tx, predictions, policy) | past | _find_unchanged_rescores(tx, jobs, predictions, policy)
 
 

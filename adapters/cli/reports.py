@@ -77,18 +77,19 @@ def resend(
 
     Reports of the silent share are never sent.
     """
-    from pipeline import delivery
 
     if (since is None) == (not studies):
         raise typer.BadParameter("name studies, or --since a time")
     with parts_of(ctx) as parts:
         deliver = parts.config.report.deliver
         if since is not None:
-            count = delivery.resend_withheld(since=since.astimezone(), source=name_user(), catalog=parts.catalog, deliver=deliver)
+            count = withholding.resend_withheld(
+                since=since.astimezone(), source=name_user(), catalog=parts.catalog, deliver=deliver
+            )
             typer.echo(f"{count} reports will be sent")
             return
         named = studies or []
-        queued = delivery.resend(named, catalog=parts.catalog, deliver=deliver)
+        queued = withholding.resend(named, catalog=parts.catalog, deliver=deliver)
     typer.echo(f"{len(queued)} reports will be sent again")
     if len(queued) < len(named):
         raise PermanentError(

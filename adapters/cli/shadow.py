@@ -12,7 +12,7 @@ import typer
 from adapters.cli.settings import parts_of
 
 if TYPE_CHECKING:
-    from pipeline.domain import Delivery
+    from pipeline.domain import DeliveryMode
     from pipeline.shadow import ShadowSummary
 
 DEFAULT_DAYS = 14.0
@@ -43,7 +43,7 @@ def shadow(
         typer.echo(line)
 
 
-def _describe_summary(found: ShadowSummary, deliver: Delivery) -> Iterator[str]:
+def _describe_summary(found: ShadowSummary, deliver: DeliveryMode) -> Iterator[str]:
     yield f"{found.since:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M} UTC, report.deliver = {deliver.value}"
     yield f"studies  {found.arrived} received, {found.scored} scored, {found.silent} of them in the silent share"
     objects = "".join(f", {count} {kind}" for kind, count in sorted(found.kept_objects.items()))

@@ -31,7 +31,7 @@ from adapters.config.types import (
     StringTuple,
     VisibleTuple,
 )
-from pipeline.domain import Delivery, VisibleKind
+from pipeline.domain import DeliveryMode, VisibleKind
 from pipeline.errors import ConfigurationError
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
@@ -227,8 +227,8 @@ class ActivationCacheConfig(Section):
 class ReportConfig(Section):
     """[report]: the DICOM SR, and whether it leaves."""
 
-    deliver: Delivery = Field(
-        default=Delivery.ALL,
+    deliver: DeliveryMode = Field(
+        default=DeliveryMode.ALL,
         description='Reports: "none" (only scores are kept), "shadow" (built and kept, nothing leaves) or "all" (sent).',
     )
     silent_share: Fraction = Field(

@@ -14,11 +14,11 @@ from adapters.web.label_routes import Study, describe_films, dump_page_data
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from pipeline import overview
-from pipeline.delivery import resend
 from pipeline.domain import AuditEvent, JobKind, Report
 from pipeline.errors import RadclipdError
 from pipeline.labelling import list_films
 from pipeline.users import Permission, may
+from pipeline.withholding import resend
 
 PAGE_ROWS = 50
 MAX_NAME_LENGTH = 64

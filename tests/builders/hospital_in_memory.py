@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipeline import consensus, decisions, labels, learn, receive, report, rules, score, settle, work
-from pipeline.domain import FINDINGS, Delivery, Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline.domain import FINDINGS, DeliveryMode, Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
@@ -29,7 +29,7 @@ class Hospital:
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored_studies: Literal["all", "changed", "none"] = "changed"
-        self.deliver, self.silent_share = Delivery.ALL, 0.0
+        self.deliver, self.silent_share = DeliveryMode.ALL, 0.0
         self.backfill_reports: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, max_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, open_seconds=30)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import delivery, priorities, rules
+from pipeline import priorities, rules, withholding
 from pipeline.domain import (
     FINDINGS,
     JobKind,
@@ -419,7 +419,7 @@ def test_resend_enqueues_the_newest_report() -> None:
     hospital = Hospital()
     hospital.receive(hospital.header())
     hospital.run()
-    assert delivery.resend(["1.1", "unknown"], catalog=hospital.catalog) == ["1.1.1.1"]
+    assert withholding.resend(["1.1", "unknown"], catalog=hospital.catalog) == ["1.1.1.1"]
     hospital.run()
     assert hospital.archive.kept == [b"SR 1.1.1.1 1"] * 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import delivery, rules
+from pipeline import rules, withholding
 from pipeline.domain import JobKind, JobState, Receipt, ReportState, StudyState, VisibleKind, VisibleObject
 from pipeline.errors import OutOfResources, RefusedByArchive
 from tests.builders.hospital_in_memory import Hospital
@@ -132,7 +132,7 @@ def _raise_full(*_: object) -> bytes:
 def test_a_resent_report_takes_its_objects_along(hospital: Hospital) -> None:
     hospital.receive(hospital.header())
     hospital.run()
-    assert delivery.resend(["1.1"], catalog=hospital.catalog) == ["1.1.1.1"]
+    assert withholding.resend(["1.1"], catalog=hospital.catalog) == ["1.1.1.1"]
     hospital.run()
     assert len(hospital.archive.kept) == 6
 

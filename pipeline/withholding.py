@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from pipeline.domain import AuditEvent, Delivery, JobKind, Report, ReportState, Study, VisibleObject, WithheldReason
+from pipeline.domain import AuditEvent, DeliveryMode, JobKind, Report, ReportState, Study, VisibleObject, WithheldReason
 from pipeline.errors import PermanentError
 from pipeline.ports.services import Catalog, Transaction
 
@@ -39,29 +39,29 @@ def draw_silent_studies(tx: Transaction, studies: Mapping[str, Study], *, share:
     tx.studies.put_silent(undrawn.keys() - silent, silent=False)
 
 
-def choose_withholding(study: Study, deliver: Delivery, withdrawal: str) -> WithheldReason | None:
+def choose_withholding(study: Study, deliver: DeliveryMode, withdrawal: str) -> WithheldReason | None:
     """Return why the study's report is kept and not sent; None: it is sent. What withdraws delivered reports always is."""
     if withdrawal:
         return None
     if study.silent:
         return WithheldReason.SILENT
-    return WithheldReason.SHADOW if deliver is not Delivery.ALL else None
+    return WithheldReason.SHADOW if deliver is not DeliveryMode.ALL else None
 
 
-def require_delivery(deliver: Delivery) -> None:
+def require_delivery(deliver: DeliveryMode) -> None:
     """PermanentError unless reports leave."""
-    if deliver is not Delivery.ALL:
+    if deliver is not DeliveryMode.ALL:
         raise PermanentError(f'report.deliver is "{deliver}": nothing leaves', hint='set [report] deliver = "all", and restart')
 
 
-def find_past_studies(tx: Transaction, rescored: Collection[str], deliver: Delivery) -> set[str]:
+def find_past_studies(tx: Transaction, rescored: Collection[str], deliver: DeliveryMode) -> set[str]:
     """Return the re-scored studies that get no report because none was sent when they came: nobody has asked for the past."""
-    if deliver is not Delivery.ALL or not rescored:
+    if deliver is not DeliveryMode.ALL or not rescored:
         return set()
     return {uid for uid, report in tx.reports.latest_of(rescored).items() if report.withheld is WithheldReason.SHADOW}
 
 
-def resend(study_instance_uids: Collection[str], *, catalog: Catalog, deliver: Delivery = Delivery.ALL) -> list[str]:
+def resend(study_instance_uids: Collection[str], *, catalog: Catalog, deliver: DeliveryMode = DeliveryMode.ALL) -> list[str]:
     """Enqueue the newest report of each study, with its visible objects; return the SOP Instance UIDs of the reports.
 
     Skips studies without a report that is built or kept, and those of the silent share. PermanentError unless reports leave.
@@ -79,7 +79,7 @@ def resend(study_instance_uids: Collection[str], *, catalog: Catalog, deliver: D
     return queued
 
 
-def resend_withheld(*, since: datetime, source: str, catalog: Catalog, deliver: Delivery) -> int:
+def resend_withheld(*, since: datetime, source: str, catalog: Catalog, deliver: DeliveryMode) -> int:
     """Enqueue the newest report of each study, where it was made since then and kept by `report.deliver`; return their number.
 
     Safe to repeat. PermanentError unless reports leave.
@@ -112,11 +112,11 @@ def _enqueue_objects(tx: Transaction, report: Report) -> None:
             tx.jobs.put(JobKind.SEND, one.sop_instance_uid)
 
 
-def may_be_sent(tx: Transaction, report: Report, deliver: Delivery) -> bool:
+def may_be_sent(tx: Transaction, report: Report, deliver: DeliveryMode) -> bool:
     """Tell whether a built report may leave; where not, mark it as kept. A delivery that has begun is completed."""
     if report.withdrawal or report.state is ReportState.SENT:
         return True
-    if report.withheld is None and deliver is not Delivery.ALL:
+    if report.withheld is None and deliver is not DeliveryMode.ALL:
         tx.reports.put_withheld(report.sop_instance_uid, WithheldReason.SHADOW)
         return False
     return report.withheld is None

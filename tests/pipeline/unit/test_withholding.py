@@ -1,4 +1,4 @@
-"""Delivery: shadow mode keeps reports, the silent share keeps them for good, and the past is sent only when asked for."""
+"""Delivery mode: shadow mode keeps reports, the silent share keeps them for good, and the past is sent only when asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline import delivery, stops
+from pipeline import stops, withholding
 from pipeline.domain import (
     FINDINGS,
-    Delivery,
+    DeliveryMode,
     Header,
     JobKind,
     JobState,
@@ -40,7 +40,7 @@ def films(hospital: Hospital, count: int) -> list[Header]:
 
 
 def resend_since(hospital: Hospital, since: datetime) -> int:
-    return delivery.resend_withheld(since=since, source="me", catalog=hospital.catalog, deliver=hospital.deliver)
+    return withholding.resend_withheld(since=since, source="me", catalog=hospital.catalog, deliver=hospital.deliver)
 
 
 def serve_another(hospital: Hospital) -> None:
@@ -52,16 +52,16 @@ def serve_another(hospital: Hospital) -> None:
 
 
 def test_the_draw_has_its_share_and_depends_on_the_key() -> None:
-    first, second = ({p for p in PATIENTS if delivery.is_drawn(p, share=0.05, key=key)} for key in (b"one", b"two"))
+    first, second = ({p for p in PATIENTS if withholding.is_drawn(p, share=0.05, key=key)} for key in (b"one", b"two"))
     assert 140 < len(first) < 260
     assert len(first & second) < 40
-    assert first <= {p for p in PATIENTS if delivery.is_drawn(p, share=0.1, key=b"one")}
-    assert not any(delivery.is_drawn(p, share=0.0, key=b"one") for p in PATIENTS)
-    assert all(delivery.is_drawn(p, share=1.0, key=b"one") for p in PATIENTS)
+    assert first <= {p for p in PATIENTS if withholding.is_drawn(p, share=0.1, key=b"one")}
+    assert not any(withholding.is_drawn(p, share=0.0, key=b"one") for p in PATIENTS)
+    assert all(withholding.is_drawn(p, share=1.0, key=b"one") for p in PATIENTS)
 
 
-@pytest.mark.parametrize("deliver", [Delivery.SHADOW, Delivery.NONE])
-def test_nothing_leaves_and_everything_is_scored(hospital: Hospital, deliver: Delivery) -> None:
+@pytest.mark.parametrize("deliver", [DeliveryMode.SHADOW, DeliveryMode.NONE])
+def test_nothing_leaves_and_everything_is_scored(hospital: Hospital, deliver: DeliveryMode) -> None:
     hospital.deliver = deliver
     for header in films(hospital, 3):
         hospital.receive(header)
@@ -72,18 +72,18 @@ def test_nothing_leaves_and_everything_is_scored(hospital: Hospital, deliver: De
     assert {study.state for study in tables.studies.values()} == {StudyState.SCORED}
     assert not hospital.jobs(JobState.WAITING) and not hospital.jobs(JobState.QUARANTINED)
     built = {(report.state, report.withheld) for report in tables.reports.values()}
-    assert built == {(ReportState.BUILT if deliver is Delivery.SHADOW else ReportState.PENDING, WithheldReason.SHADOW)}
+    assert built == {(ReportState.BUILT if deliver is DeliveryMode.SHADOW else ReportState.PENDING, WithheldReason.SHADOW)}
 
 
-@pytest.mark.parametrize("before", [Delivery.SHADOW, Delivery.NONE])
-def test_the_past_is_sent_only_when_asked_for_and_once(hospital: Hospital, before: Delivery) -> None:
+@pytest.mark.parametrize("before", [DeliveryMode.SHADOW, DeliveryMode.NONE])
+def test_the_past_is_sent_only_when_asked_for_and_once(hospital: Hospital, before: DeliveryMode) -> None:
     hospital.deliver = before
     first, second = films(hospital, 2)
     hospital.receive(first)
     hospital.run()
     with pytest.raises(PermanentError, match=before):
         resend_since(hospital, LONG_AGO)
-    hospital.deliver = Delivery.ALL
+    hospital.deliver = DeliveryMode.ALL
     hospital.receive(second)
     hospital.run()
     assert len(hospital.archive.kept) == 2  # the SR and the text of the second
@@ -96,11 +96,11 @@ def test_the_past_is_sent_only_when_asked_for_and_once(hospital: Hospital, befor
 
 
 def test_another_version_scores_the_past_of_shadow_mode_and_sends_none_of_it(hospital: Hospital) -> None:
-    for deliver in (Delivery.SHADOW, Delivery.NONE):
+    for deliver in (DeliveryMode.SHADOW, DeliveryMode.NONE):
         hospital.deliver = deliver
-        hospital.receive(films(hospital, 2)[deliver is Delivery.NONE])
+        hospital.receive(films(hospital, 2)[deliver is DeliveryMode.NONE])
         hospital.run()
-    hospital.deliver = Delivery.ALL
+    hospital.deliver = DeliveryMode.ALL
     hospital.receive(films(hospital, 3)[2])
     hospital.run()
     serve_another(hospital)
@@ -116,11 +116,11 @@ def test_a_report_that_waits_is_kept_when_delivery_ends_and_names_no_kept_predec
     hospital.archive.reachable = False
     hospital.receive(films(hospital, 1)[0])
     hospital.run()
-    hospital.deliver, hospital.archive.reachable = Delivery.SHADOW, True
+    hospital.deliver, hospital.archive.reachable = DeliveryMode.SHADOW, True
     hospital.catalog.tick(4000)
     hospital.run()
     assert hospital.archive.kept == []
-    hospital.deliver = Delivery.ALL
+    hospital.deliver = DeliveryMode.ALL
     hospital.receive(hospital.header("1.1", "1.1.2", patient_id="P1"))
     hospital.run()
     reports = list(hospital.catalog.tables.reports.values())
@@ -131,7 +131,7 @@ def test_a_report_that_waits_is_kept_when_delivery_ends_and_names_no_kept_predec
 def test_a_withdrawal_leaves_in_shadow_mode(hospital: Hospital) -> None:
     hospital.receive(films(hospital, 1)[0])
     hospital.run()
-    hospital.deliver = Delivery.SHADOW
+    hospital.deliver = DeliveryMode.SHADOW
     assert stops.recall(1, reason="wrong", source="me", catalog=hospital.catalog) == 1
     hospital.run()
     assert len(hospital.archive.kept) == 4
@@ -148,7 +148,7 @@ def test_the_silent_share_is_recorded_and_never_sent(hospital: Hospital) -> None
     assert silent == {uid for uid, study in tables.studies.items() if study.state is StudyState.SCORED}
     kept = {report.study_instance_uid: report.withheld for report in tables.reports.values() if report.withheld}
     assert kept == dict.fromkeys(silent, WithheldReason.SILENT)
-    assert delivery.resend(sorted(silent), catalog=hospital.catalog) == []
+    assert withholding.resend(sorted(silent), catalog=hospital.catalog) == []
     assert resend_since(hospital, LONG_AGO) == 0
     hospital.silent_share = 1.0  # a changed share changes no study that was drawn
     serve_another(hospital)
