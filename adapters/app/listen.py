@@ -54,11 +54,25 @@ def listen(config: Config) -> None:
     """
     with Parts(config) as parts:  # closed before the fork
         _ = parts.catalog  # a fault shows here
-    sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
+        if config.listener.tls_port and parts.tls is not None:
+            parts.tls.load()
+    sockets = open_sockets(config)
     if config.listener.processes == 1:
         _run_single_listener(config, sockets)
     else:
         _run_listener_group(config, sockets)
+
+
+def open_sockets(config: Config) -> list[socket.socket]:
+    """Return the listening sockets, the one without TLS first: those that were passed, and those that are missing. FatalError."""
+    passed, wanted = systemd.listening_sockets(), config.listener
+    plain = [sock for sock in passed if sock.getsockname()[1] != wanted.tls_port]
+    secure = [sock for sock in passed if sock not in plain]
+    if not plain:
+        plain = [systemd.bind(wanted.host, wanted.port)]
+    if wanted.tls_port and not secure:
+        secure = [systemd.bind(wanted.host, wanted.tls_port, port_key="tls_port")]
+    return [*plain, *secure]
 
 
 def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Listener:
@@ -85,6 +99,7 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
         mark_released=mark_released,
         audit=audit,
         slots=slots,
+        tls=parts.tls if config.listener.tls_port else None,
     )
 
 
@@ -92,11 +107,16 @@ def _run_single_listener(config: Config, sockets: Sequence[socket.socket]) -> No
     with Parts(config) as parts:
         listener = build_listener(parts)
         listener.start(*sockets)
-        log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
+        log.info("listening", **_describe_ports(config, listener.port), processes=1)
         checks = [loopback_echo(config, listener.port), parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {listener.port}"):
             wait_for_stop(stop)
         listener.drain(config.listener.drain_seconds)
+
+
+def _describe_ports(config: Config, port: int) -> dict[str, object]:
+    tls = {"tls_port": config.listener.tls_port} if config.listener.tls_port else {}
+    return {"ae_title": config.listener.ae_title, "port": port, **tls}
 
 
 def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> None:
@@ -109,7 +129,7 @@ def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> Non
         status = f"listening on port {port}, {count} processes"
         checks = [*answers, parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: status):
-            log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
+            log.info("listening", **_describe_ports(config, port), processes=count)
             while not should_stop(stop) and group.poll() is None and not any(probe.is_hung for probe in probe_ports):
                 stop.wait(POLL_SECONDS)
             exit_status, hung = group.poll(), any(probe.is_hung for probe in probe_ports)

@@ -30,6 +30,7 @@ from adapters.dicom.network.dimse import (
     VERIFICATION,
     WARNING_STATUSES,
 )
+from adapters.dicom.network.tls import ClientTlsSocket, PeerCertificate, TlsEndpoint
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
 
 TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED, *OUT_OF_RESOURCES_STATUSES}
@@ -55,10 +56,12 @@ class ArchiveSettings:
 
 
 class DicomArchive:
-    """`ports.services.Archive` over DIMSE."""
+    """`ports.services.Archive` over DIMSE. `tls`: for DICOM TLS."""
 
-    def __init__(self, settings: ArchiveSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ArchiveSettings, tls: TlsEndpoint | None = None) -> None:
+        self._settings, self._tls = settings, tls
+        self.certificate: PeerCertificate | None = None
+        """Certificate that the archive has shown last."""
 
     @property
     def name(self) -> str:
@@ -132,7 +135,7 @@ class DicomArchive:
         settings = self._settings
         timeout = settings.timeout_seconds if limit_seconds is None else min(settings.timeout_seconds, limit_seconds)
         with _ConnectionGuard(timeout, limit_seconds) as guard:
-            ae = _GuardedAE(settings.calling_ae_title, guard)
+            ae = _GuardedAE(settings, guard, self._tls)
             ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout
             options["evt_handlers"] = [*options.get("evt_handlers", []), (evt.EVT_CONN_OPEN, lambda _event: guard.bound_waits())]
             try:
@@ -140,7 +143,8 @@ class DicomArchive:
             except (OSError, UnicodeError, RuntimeError) as error:  # no address, no valid host name, no descriptor, no thread left
                 raise self._build_unreachable(error) from error
             if not association.is_established:
-                raise self._build_association_error(association)
+                raise self._build_association_error(association, guard.tls_fault)
+            self.certificate = guard.certificate
             try:
                 yield association
             except RuntimeError as error:  # of pynetdicom, where the archive has aborted before the request
@@ -151,7 +155,12 @@ class DicomArchive:
                 if association.is_established:
                     association.release()
 
-    def _build_association_error(self, association: Association) -> RadclipdError:
+    def _build_association_error(self, association: Association, tls_fault: str) -> RadclipdError:
+        if tls_fault:
+            return ArchiveUnreachable(
+                f"{self._describe_archive()}: no TLS: {tls_fault}",
+                hint="radclipd check names our certificate; the archive's log says what it refuses",
+            )
         if association.is_rejected:
             return ArchiveUnreachable(
                 f"{self._describe_archive()} rejects the association of {self._settings.calling_ae_title}",
@@ -170,7 +179,8 @@ class DicomArchive:
         return ArchiveUnreachable(text, hint=self._suggest_remedy())
 
     def _describe_archive(self) -> str:
-        return f"archive {self._settings.ae_title} at {self._settings.host}:{self._settings.port}"
+        over = " over TLS" if self._tls is not None else ""
+        return f"archive {self._settings.ae_title} at {self._settings.host}:{self._settings.port}{over}"
 
     def _suggest_remedy(self) -> str:
         return "is it running, and archive.host and archive.port right?"
@@ -202,6 +212,16 @@ class _ConnectionGuard:
         """Take the socket before it connects."""
         self._socket = connection
 
+    @property
+    def tls_fault(self) -> str:
+        """Why TLS has ended the connection; "" where it has not."""
+        return self._socket.fault if isinstance(self._socket, ClientTlsSocket) else ""
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """The certificate of the archive; None without TLS."""
+        return self._socket.certificate if isinstance(self._socket, ClientTlsSocket) else None
+
     def bound_waits(self) -> None:
         """Bound the waits of an open connection: pynetdicom would wait for a peer without end."""
         if self._socket is not None:
@@ -217,19 +237,21 @@ class _ConnectionGuard:
         """Shut the connection down: a read that waits on it returns."""
         if self._socket is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # of TLS the lower layer: another thread reads the upper
 
 
 class _GuardedAE(AE):
-    """An AE whose one connection is watched."""
+    """An AE whose one connection is watched, and has TLS where there is an endpoint for it."""
 
-    def __init__(self, ae_title: str, guard: _ConnectionGuard) -> None:
-        super().__init__(ae_title)
-        self._guard = guard
+    def __init__(self, settings: ArchiveSettings, guard: _ConnectionGuard, tls: TlsEndpoint | None) -> None:
+        super().__init__(settings.calling_ae_title)
+        self._settings, self._guard, self._tls = settings, guard, tls
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         made = super()._create_socket(*arguments)
         assert made.socket is not None
+        if self._tls is not None:
+            made.socket = self._tls.prepare_client(made.socket, self._settings.host, self._settings.ae_title)
         self._guard.watch(made.socket)
         return made
 

@@ -20,6 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
 from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UID_PATTERN
+from adapters.dicom.network.allow_list import ANY, AllowList
 from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, PeerShares, ProcessSlots, SlotHolder
 from adapters.dicom.network.association_request import AssociationRequest, Rejection, reject_called_title, reject_calling_title
 from adapters.dicom.network.audit_writer import AuditWriter
@@ -39,6 +40,7 @@ from adapters.dicom.network.pending_connections import IPV4_MAPPED, PendingConne
 from adapters.dicom.network.received_dataset import ReceivedDataset, RefusedDataset
 from adapters.dicom.network.server import DrainableServer
 from adapters.dicom.network.storage_classes import accepted_sop_classes, supported_contexts
+from adapters.dicom.network.tls import PeerCertificate, TlsEndpoint
 from adapters.dicom.network.upper_layer import EventDrivenDul
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import (
@@ -57,7 +59,6 @@ STATUS_BY_ERROR: dict[type[RadclipdError], int] = {
     DataSetUnreadable: CANNOT_UNDERSTAND,
     DifferentInstance: DIFFERENT_INSTANCE,
 }
-ANY = "*"
 NO_LIMIT = 100_000
 """Switches pynetdicom's own limit off, which rejects: above `max_associations` a sender waits, because many never retry."""
 ABORT_SECONDS = 5.0
@@ -77,6 +78,8 @@ class ListenerSettings:
     ae_title: str = "RADCLIPD"
     called_ae_titles: Sequence[str] = ()
     calling_ae_titles: Sequence[str] = ("ORTHANC",)
+    tls_port: int = 0
+    require_tls: bool = False
     max_associations: int = 32
     max_pdu: int = 0
     other_storage: str = "refuse"
@@ -97,12 +100,14 @@ class Listener:
         mark_released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
+        tls: TlsEndpoint | None = None,
     ) -> None:
         """`open_incoming` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
 
         `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
+        `tls`: for `settings.tls_port`.
         """
-        self._settings = settings
+        self._settings, self._tls = settings, tls
         self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
         self._limit = AssociationLimit(
             slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations, settings.processes)
@@ -115,8 +120,13 @@ class Listener:
         self._is_drained = False
 
     def start(self, *adopted: socket.socket) -> None:
-        """Listen on the adopted sockets, or on one of its own. OSError where the port is not available."""
+        """Listen on the adopted sockets, or on one of its own. OSError where the port is not available; ConfigurationError.
+
+        The sockets at `settings.tls_port` have TLS.
+        """
         settings = self._settings
+        if self._tls is not None:
+            self._tls.load()
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # also private classes
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
@@ -141,6 +151,7 @@ class Listener:
             port_is_shared=self._port_is_shared,
             services=self._services,
             shared_contexts=ae.supported_contexts,
+            tls=self._tls if sock is not None and sock.getsockname()[1] == self._settings.tls_port else None,
         )
         return cast(DrainableServer, server)
 
@@ -171,14 +182,19 @@ class Listener:
 
     # Decisions about connections: see `AssociationDesk`.
 
-    def find_rejection(self, request: AssociationRequest, address: str) -> Rejection | None:
-        """Return why the AE titles are rejected, or None."""
+    def find_rejection(self, request: AssociationRequest, address: str, certificate: PeerCertificate | None) -> Rejection | None:
+        """Return why the AE titles are rejected, or None. `certificate`: None on a port without TLS."""
         called = tuple(self._settings.called_ae_titles) or (self._settings.ae_title,)
         if ANY not in called and request.called_ae_title not in called:
             return reject_called_title("listener.called_ae_titles does not name it")
-        if self._services.is_allowed_caller(request.calling_ae_title) or self.is_own_probe(request, address):
+        if self.is_own_probe(request, address):
             return None
-        return reject_calling_title("listener.calling_ae_titles does not name it")
+        if certificate is None and self._settings.require_tls:
+            return reject_calling_title("listener.require_tls: it must use the TLS port")
+        fault = self._services.allow_list.find_fault(request.calling_ae_title, address)
+        if not fault and self._tls is not None:
+            fault = self._tls.find_mismatch(request.calling_ae_title, certificate)
+        return reject_calling_title(fault) if fault else None
 
     def is_own_probe(self, request: AssociationRequest, address: str) -> bool:
         """The watchdog calls its own AE title from this host; it must get through when all slots are taken."""
@@ -252,11 +268,8 @@ class _StoreServices:
         self.end_association = end_association
         self._settings, self._audit_writer = settings, audit_writer
         self._open_incoming, self._receive = open_incoming, receive
+        self.allow_list = AllowList(settings.calling_ae_titles)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
-
-    def is_allowed_caller(self, ae_title: str) -> bool:
-        """Tell whether `listener.calling_ae_titles` names it."""
-        return ANY in self._settings.calling_ae_titles or ae_title in self._settings.calling_ae_titles
 
     def pop_studies(self, association: Association) -> set[str]:
         """Return the studies of the instances that the association has stored, once."""
@@ -276,7 +289,8 @@ class _StoreServices:
 
     def _find_refusal(self, association: Association, context: int, request: CommandSet) -> tuple[int, str] | None:
         """Return status and reason where the request alone decides."""
-        if not self.is_allowed_caller(identify_sender(association).ae_title):
+        sender = identify_sender(association)
+        if not self.allow_list.admits(sender.ae_title, sender.address):
             return NOT_AUTHORIZED, "the watchdog's association is for C-ECHO"
         for name, uid in (("SOP Class UID", request.sop_class_uid), ("SOP Instance UID", request.sop_instance_uid)):
             if not UID_PATTERN.fullmatch(uid):

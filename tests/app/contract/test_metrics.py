@@ -453,7 +453,13 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
     )
     room = dict.fromkeys(DISK_GAUGES, 1)
     families = CatalogCollector(
-        MetricSources(queue_figures=lambda: line, archive_figures=lambda: archive, disk_usage=lambda: room, schema="9")
+        MetricSources(
+            queue_figures=lambda: line,
+            archive_figures=lambda: archive,
+            disk_usage=lambda: room,
+            schema="9",
+            certificate_ends=lambda: {("certificate_file", "radclipd.example"): 1e9},
+        )
     ).collect()
     labels_of = {sample.name: set(sample.labels) for family in families for sample in family.samples}
     rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
