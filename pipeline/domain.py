@@ -96,6 +96,16 @@ class ReportState(StrEnum):
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
 
 
+class DeliveryState(StrEnum):
+    """State of one object on its way to one destination."""
+
+    WAITING = "waiting"  # to be sent, or to be sent again
+    SENT = "sent"  # the destination has accepted it: Success, a warning or a duplicate
+    COMMITTED = "committed"  # the destination has taken over the safekeeping: storage commitment, PS3.4 annex J
+    VERIFIED = "verified"  # the destination was asked for it later, and holds it
+    REFUSED = "refused"  # for good; `status` holds the reason
+
+
 class VisibleKind(StrEnum):
     """Kind of a visible object: what a viewer shows beside the SR."""
 
@@ -482,6 +492,22 @@ class VisibleObject:
     sop_class_uid: str = ""
     predecessor: str | None = None  # SOPInstanceUID of the object of the same kind that this one supersedes
     status: str = ""  # last answer of the archive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One object on its way to one destination."""
+
+    id: int  # in the order of the first sending
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    destination: str  # AE title
+    state: DeliveryState
+    status: str = ""  # last answer of the destination, or what was found
+    sendings: int = 0  # since the object was last proven to be there
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

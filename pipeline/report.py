@@ -47,6 +47,7 @@ class ReportPolicy:
 
     language: str = ENGLISH  # of `pipeline.messages`
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
+    destinations: Sequence[str] = ()  # AE titles that the objects are sent to
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter, policy: ReportPolicy) -> None:
@@ -62,11 +63,13 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
         pending = _insert_visible(tx, content, writer)
     objects = {content.report.sop_instance_uid: writer.write(content)}
     objects |= {one.sop_instance_uid: writer.write_visible(content, one, before) for one, before in pending}
-    _store_objects(objects, job, catalog=catalog, images=images)
+    _store_objects(objects, job, catalog=catalog, images=images, destinations=policy.destinations)
 
 
-def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, images: ImageStore) -> None:
-    """Write the files by SOP Instance UID, then their rows and send jobs and the end of the report job in one transaction."""
+def _store_objects(
+    objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, images: ImageStore, destinations: Sequence[str]
+) -> None:
+    """Write the files by SOP Instance UID, then rows, deliveries and send jobs and the end of the report job in one transaction."""
     files: dict[str, StoredFile] = {}
     try:
         for uid, content in objects.items():
@@ -74,6 +77,9 @@ def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, 
         with catalog.begin() as tx:
             for uid, file in files.items():
                 tx.reports.mark_built(uid, file)
+                if (built := _find_object(tx, uid)) is not None:
+                    for destination in destinations:
+                        tx.deliveries.ensure_waiting(built, destination)
                 tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
             tx.jobs.finish(job)
             if swept := [uid for uid, file in files.items() if not images.exists(file)]:
@@ -217,11 +223,13 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         with catalog.begin() as tx:
             tx.circuits.record_success(archive.name)
             tx.reports.mark_refused(built.sop_instance_uid, str(error))
+            tx.deliveries.mark_refused(built, archive.name, str(error))
             _close_study(tx, built)
         raise
     with catalog.begin() as tx:
         tx.circuits.record_success(archive.name)
         tx.reports.mark_sent(built.sop_instance_uid, status)
+        tx.deliveries.mark_sent(built, archive.name, status)
         _close_study(tx, built)
         tx.jobs.finish(job)
 

@@ -28,4 +28,6 @@ def decision_policy(config: Config) -> decisions.DecisionPolicy:
 
 def report_policy(config: Config) -> report.ReportPolicy:
     """`[report]` and `[decision]` as the step reads them."""
-    return report.ReportPolicy(language=config.report.language, decision=decision_policy(config))
+    return report.ReportPolicy(
+        language=config.report.language, decision=decision_policy(config), destinations=(config.archive.ae_title,)
+    )

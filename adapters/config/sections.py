@@ -96,6 +96,18 @@ class ArchiveConfig(Section):
         default=30, description="Seconds to wait for a connection or an answer of the archive."
     )
     tls: bool = Field(default=False, description="Use DICOM TLS to the archive, with the files of [tls].")
+    verification: Literal["query", "commitment", "none"] = Field(
+        default="query",
+        description='Proof that a sent object has stayed: "query" (C-FIND), "commitment" (N-ACTION; else a query) or "none".',
+    )
+    verify_seconds: PositiveSeconds = Field(
+        default=600, description="Seconds in which the archive must hold an object that it has accepted; else it is sent again."
+    )
+    reconcile_cron: Annotated[str, AfterValidator(check_crontab)] = Field(
+        default="10 3 * * *",
+        description='Schedule of the search for objects that the archive has lost: a line as in crontab(5), UTC; "": never.',
+    )
+    reconcile_days: PositiveInteger = Field(default=30, description="Days for which sent objects are searched for.")
 
 
 class TlsConfig(Section):

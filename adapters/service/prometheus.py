@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from adapters.service.scrape_server import ScrapeServer
-from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
+from pipeline.domain import DeliveryState, JobKind, JobState, ReportState, StudyState, VersionState
 from pipeline.errors import RadclipdError, TransientError
 from pipeline.figures import ArchiveFigures, BackfillFigures, QueueFigures
 from pipeline.learn import LearnResult
@@ -186,6 +186,8 @@ def _build_learning_metrics(figures: QueueFigures) -> Iterator[Metric]:
 def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
     yield _make_gauge("ignored_studies", "Ignored studies, by each of their reasons.", ("reason",), _key_by_label(archive.ignored))
+    delivered = _count_every_state(DeliveryState, archive.deliveries)
+    yield _make_gauge("deliveries", "Objects of reports at their destination.", ("state",), delivered)
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     decided = {(finding, decision.value): count for (finding, decision), count in archive.decisions.items()}
     description = "Decisions on the newest thousand studies that the serving version has scored."

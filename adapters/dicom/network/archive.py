@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,24 +20,36 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
+from adapters.dicom.network.commitment import (
+    REQUEST_COMMITMENT,
+    CommitmentRequest,
+    ReferencedObject,
+    build_request,
+    read_result,
+)
 from adapters.dicom.network.dimse import (
     DUPLICATE_SOP_INSTANCE,
     NOT_AUTHORIZED,
     OUT_OF_RESOURCES_STATUSES,
     PENDING_STATUSES,
     PROCESSING_FAILURE,
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
     STUDY_ROOT_FIND,
     SUCCESS,
     VERIFICATION,
     WARNING_STATUSES,
 )
 from adapters.dicom.network.tls import ClientTlsSocket, PeerCertificate, TlsEndpoint
+from pipeline.domain import Delivery
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
 
 TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED, *OUT_OF_RESOURCES_STATUSES}
 """C-STORE statuses after which the same object may be accepted later."""
 NO_STATUS = 0xFFFF
 """Stands for the status of a response that has none."""
+COMMITMENT_WAIT_SECONDS = 1.0
+"""Time for the result of a storage commitment request on the same association; most archives open another one to the listener."""
 STEPS_OF_A_REQUEST = 4
 """Connection, A-ASSOCIATE, DIMSE response, A-RELEASE: each waits for the archive up to `timeout_seconds`."""
 
@@ -108,6 +121,72 @@ class DicomArchive:
                 if int(status.Status) in PENDING_STATUSES and identifier is not None:
                     counts.append(_read_instance_count(identifier))
         return counts[0] if len(counts) == 1 else None
+
+    def find_instances(self, deliveries: Sequence[Delivery], *, limit_seconds: float) -> set[str]:
+        """Return the SOP Instance UIDs that it holds, each asked for with the UIDs above it, on one association."""
+        found: set[str] = set()
+        with self._open_association([build_context(STUDY_ROOT_FIND)], limit_seconds=limit_seconds) as association:
+            for one in deliveries:
+                query = Dataset()
+                query.QueryRetrieveLevel = "IMAGE"
+                query.StudyInstanceUID = one.study_instance_uid
+                query.SeriesInstanceUID = one.series_instance_uid
+                query.SOPInstanceUID = one.sop_instance_uid
+                answers = self._find_matches(association, query)
+                found |= {one.sop_instance_uid for answer in answers if answer.get("SOPInstanceUID", "") == one.sop_instance_uid}
+        return found
+
+    def request_commitment(
+        self, transaction_uid: str, deliveries: Sequence[Delivery], *, limit_seconds: float
+    ) -> Mapping[str, str] | None:
+        """Send N-ACTION (PS3.4 J.3.2), and wait a moment for a result on the same association."""
+        results: queue.SimpleQueue[tuple[str, dict[str, str]]] = queue.SimpleQueue()
+
+        def note_result(event: evt.Event) -> tuple[int, None]:
+            results.put(read_result(event.event_information))
+            return SUCCESS, None
+
+        objects = [ReferencedObject(one.sop_class_uid, one.sop_instance_uid) for one in deliveries]
+        information = build_request(CommitmentRequest(transaction_uid, objects))
+        handlers = [(evt.EVT_N_EVENT_REPORT, note_result)]
+        contexts = [build_context(STORAGE_COMMITMENT)]
+        with self._open_association(contexts, limit_seconds=limit_seconds, evt_handlers=handlers) as association:
+            answer, _ = association.send_n_action(information, REQUEST_COMMITMENT, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE)
+            self._require_commitment_status(answer)
+            with suppress(queue.Empty):
+                transaction, result = results.get(timeout=COMMITMENT_WAIT_SECONDS)
+                return result if transaction == transaction_uid else None
+        return None
+
+    def _require_commitment_status(self, answer: Dataset) -> None:
+        if "Status" not in answer:
+            raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to N-ACTION", hint=self._suggest_remedy())
+        if (code := int(answer.Status)) != SUCCESS:
+            raise RefusedByArchive(
+                f"{self._describe_archive()} answers a storage commitment request with 0x{code:04X}",
+                hint="see the archive's own log",
+            )
+
+    def holds_study(self, study_instance_uid: str, *, limit_seconds: float) -> bool:
+        """Tell whether it knows the study."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = study_instance_uid
+        with self._open_association([build_context(STUDY_ROOT_FIND)], limit_seconds=limit_seconds) as association:
+            return bool(self._find_matches(association, query))
+
+    def _find_matches(self, association: Association, query: Dataset) -> list[Dataset]:
+        """Return the matches of a C-FIND; ArchiveUnreachable without an answer, RefusedByArchive where the archive cannot tell."""
+        found: list[Dataset] = []
+        for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
+            if "Status" not in status:
+                raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to C-FIND", hint=self._suggest_remedy())
+            code = int(status.Status)
+            if code in PENDING_STATUSES and identifier is not None:
+                found.append(identifier)
+            elif code not in (SUCCESS, *PENDING_STATUSES):
+                raise RefusedByArchive(f"{self._describe_archive()} answers C-FIND with 0x{code:04X}", hint="see the archive's log")
+        return found
 
     def echo(self) -> None:
         with self._open_association([build_context(VERIFICATION)], limit_seconds=self._request_limit_seconds) as association:
