@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.domain import AuditEvent, Delivery, JobKind
@@ -37,12 +37,16 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Numbers of a look at the archive: objects asked for, objects found, objects sent again, objects given up."""
+    """Numbers of a look at the archive: objects asked for, objects found, objects sent again, objects given up.
+
+    `is_refused`: the archive answers no such query.
+    """
 
     asked: int = 0
     found: int = 0
     sent_again: int = 0
     given_up: int = 0
+    is_refused: bool = False
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(
@@ -50,17 +54,22 @@ class Verification:
             self.found + other.found,
             self.sent_again + other.sent_again,
             self.given_up + other.given_up,
+            self.is_refused or other.is_refused,
         )
 
 
 def verify_deliveries(*, catalog: Catalog, archive: InstanceFinder, policy: DeliveryPolicy) -> Verification:
     """Look for objects that were sent; send again those that the archive does not hold `verify_seconds` after it accepted them."""
     total = Verification()
-    for _ in range(MAX_BATCHES):
-        found = _verify_batch(catalog=catalog, archive=archive, policy=policy)
-        total += found
-        if found.asked < policy.batch_size:
-            break
+    try:
+        for _ in range(MAX_BATCHES):
+            found = _verify_batch(catalog=catalog, archive=archive, policy=policy)
+            total += found
+            if found.asked < policy.batch_size:
+                break
+    except (ArchiveBusy, RefusedByArchive) as error:  # what the archive has accepted stays unproven
+        log.info("archive answers no query for objects", extra={"archive": archive.name, "error": str(error), "hint": error.hint})
+        return total + Verification(is_refused=True)
     return total
 
 
@@ -90,20 +99,25 @@ def reconcile_deliveries(*, catalog: Catalog, archive: InstanceFinder, policy: D
     with catalog.begin() as tx:
         tx.deliveries.adopt_sent(archive.name, max_age_days=policy.reconcile_days)
     total, after = Verification(), 0
-    while True:
-        with catalog.read() as tx:
-            page = tx.deliveries.arrived(archive.name, max_age_days=policy.reconcile_days, after=after, limit=policy.batch_size)
-        held = _find_held(page, catalog=catalog, archive=archive, policy=policy)
-        if held is None:
-            return total
-        total, after = total + _record_page(page, held, catalog=catalog, archive=archive, policy=policy), page[-1].id
+    try:
+        while True:
+            with catalog.read() as tx:
+                page = tx.deliveries.arrived(archive.name, max_age_days=policy.reconcile_days, after=after, limit=policy.batch_size)
+            held = _find_held(page, catalog=catalog, archive=archive, policy=policy)
+            if held is None:
+                return total
+            total, after = total + _record_page(page, held, catalog=catalog, archive=archive, policy=policy), page[-1].id
+    except (ArchiveUnreachable, ArchiveBusy, RefusedByArchive) as error:  # the next night goes on
+        log.warning("reconciliation ended early", extra={"archive": archive.name, "error": str(error), "hint": error.hint})
+        return total + Verification(is_refused=not isinstance(error, ArchiveUnreachable))
 
 
 def _record_page(
     page: Sequence[Delivery], held: set[str], *, catalog: Catalog, archive: InstanceFinder, policy: DeliveryPolicy
 ) -> Verification:
     missing = [one for one in page if one.sop_instance_uid not in held]
-    removed = _find_removed({one.study_instance_uid for one in missing}, archive, policy)
+    studies = {one.study_instance_uid for one in missing}
+    removed = {uid for uid in studies if not archive.holds_study(uid, limit_seconds=policy.query_seconds)}
     with catalog.begin() as tx:
         tx.deliveries.mark_verified(held, archive.name)
         gone = [one.sop_instance_uid for one in missing if one.study_instance_uid in removed]
@@ -112,19 +126,13 @@ def _record_page(
         return _send_again(tx, lost) + Verification(asked=len(page), found=len(held))
 
 
-def _find_removed(study_instance_uids: Collection[str], archive: InstanceFinder, policy: DeliveryPolicy) -> set[str]:
-    """Return the studies that the archive does not hold; where it cannot be asked, all: nothing is sent without need."""
-    try:
-        return {uid for uid in study_instance_uids if not archive.holds_study(uid, limit_seconds=policy.query_seconds)}
-    except (ArchiveUnreachable, ArchiveBusy, RefusedByArchive) as error:
-        log.warning("archive cannot be asked", extra={"archive": archive.name, "error": str(error), "hint": error.hint})
-        return set(study_instance_uids)
-
-
 def _find_held(
     deliveries: Sequence[Delivery], *, catalog: Catalog, archive: InstanceFinder, policy: DeliveryPolicy
 ) -> set[str] | None:
-    """Return which of the objects the archive holds. None where there are none, or where it cannot be asked now."""
+    """Return which of the objects the archive holds. None where there are none, or where it is unreachable now.
+
+    RefusedByArchive, ArchiveBusy where it answers no such query.
+    """
     if not deliveries:
         return None
     circuit = f"{archive.name} proof"
@@ -138,12 +146,12 @@ def _find_held(
         with catalog.begin() as tx:
             tx.circuits.record_failure(circuit, threshold=policy.circuit.threshold, open_seconds=policy.circuit.open_seconds)
         return None
-    except (ArchiveBusy, RefusedByArchive) as error:  # it answers no such query: what it has accepted stays unproven
-        log.info("archive cannot be asked for objects", extra={"archive": archive.name, "error": str(error), "hint": error.hint})
+    except (ArchiveBusy, RefusedByArchive) as error:
         with catalog.begin() as tx:
+            tx.circuits.record_success(circuit)
             uids = [one.sop_instance_uid for one in deliveries]
             tx.deliveries.note_checked(uids, archive.name, f"the archive answers no query: {error}")
-        return None
+        raise
     with catalog.begin() as tx:
         tx.circuits.record_success(circuit)
     return held

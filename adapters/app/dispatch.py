@@ -3,6 +3,7 @@ serves the metrics. One dispatcher per catalog is enough; two do no harm."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -121,11 +122,18 @@ def build_reference(parts: Parts) -> Callable[[], None]:
 def build_verification(parts: Parts) -> Callable[[], None]:
     """Make the dispatcher's step that has the archive prove what it has accepted."""
     policy = policies.delivery_policy(parts.config)
+    quiet_until = 0.0
 
     def verify_and_log() -> None:
+        nonlocal quiet_until
+        if time.monotonic() < quiet_until:
+            return
         deliveries.request_commitments(catalog=parts.catalog, archive=parts.archive, policy=policy)
         found = deliveries.verify_deliveries(catalog=parts.catalog, archive=parts.archive, policy=policy)
         _log_verification("deliveries verified", found)
+        if found.is_refused:
+            quiet_until = time.monotonic() + HOUR
+            log.warning("the archive proves no delivery", hint='archive.verification = "none" leaves them at "sent"')
 
     return verify_and_log
 

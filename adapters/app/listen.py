@@ -23,12 +23,15 @@ from adapters.service.health import notify_systemd
 from adapters.service.signals import StopSignal, should_stop, wait_for_stop
 from adapters.service.supervisor import ForkedProcess, Role, Supervisor
 from pipeline import receive
+from pipeline.commitment import find_uncommitted
+from pipeline.deliveries import record_commitment
 from pipeline.domain import AuditEvent
 from pipeline.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
     from adapters.dicom.network.association_limit import AssociationSlots
+    from adapters.dicom.network.commitment_service import CommitmentService
     from adapters.dicom.network.listener import Listener
 
 LOOPBACK = "127.0.0.1"
@@ -93,13 +96,37 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"})),
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "storage_commitment", "commitment_peers"})),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,
         audit=audit,
         slots=slots,
         tls=parts.tls if config.listener.tls_port else None,
+        commitment=_build_commitment(parts),
+    )
+
+
+def _build_commitment(parts: Parts) -> CommitmentService | None:
+    """Make the service of storage commitment: for senders, and for the archive's results; None where neither is configured."""
+    config = parts.config
+    takes_results = config.archive.verification == "commitment"
+    if not (config.listener.storage_commitment or takes_results):
+        return None
+    from adapters.config.types import split_address
+    from adapters.dicom.network.commitment_service import CommitmentService, CommitmentSettings
+
+    settings = CommitmentSettings(
+        ae_title=config.listener.ae_title,
+        is_provider=config.listener.storage_commitment,
+        takes_results=takes_results,
+        reply_to={title: split_address(address) for title, address in config.listener.commitment_peers.items()},
+    )
+    return CommitmentService(
+        settings,
+        lambda objects, sender: find_uncommitted(objects, sender=sender, catalog=parts.catalog, images=parts.images),
+        lambda transaction_uid, result: record_commitment(transaction_uid, result, catalog=parts.catalog),
+        parts.tls,
     )
 
 

@@ -25,6 +25,7 @@ from adapters.config.types import (
     Host,
     OptionalAeTitle,
     OptionalPort,
+    PeerAddresses,
     Port,
     PositiveInteger,
     PositiveSeconds,
@@ -68,6 +69,14 @@ class ListenerConfig(Section):
     )
     max_pdu: Annotated[int, AfterValidator(types.check_pdu_length)] = Field(
         default=types.UNLIMITED_PDU, description="Maximum PDU length that is accepted, bytes; 0: unlimited."
+    )
+    storage_commitment: bool = Field(
+        default=False,
+        description="Commit to senders (N-ACTION) what is stored here: they may delete it then, so this host must be backed up.",
+    )
+    commitment_peers: PeerAddresses = Field(
+        default={},
+        description='Addresses for the results, by AE title: { CT1 = "10.20.1.7:104" }; others get theirs on the same association.',
     )
     other_storage: Literal["refuse", "keep"] = Field(
         default="refuse",

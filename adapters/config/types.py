@@ -66,6 +66,22 @@ def check_caller(entry: str) -> str:
     return title if network is None else f"{title}@{network}"
 
 
+def check_peer_addresses(value: dict[str, str]) -> dict[str, str]:
+    """Check a table of addresses: AE titles with HOST:PORT or [IPv6]:PORT."""
+    for title, address in value.items():
+        check_ae_title(title)
+        split_address(address)
+    return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT or [IPv6]:PORT. ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r} is not HOST:PORT, as 10.20.1.7:104")
+    return check_host(host.strip("[]")), int(port)
+
+
 def check_certificate_names(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Check a table of certificates: AE titles, or "*", with names of subjects or fingerprints "sha256:HEX"."""
     for title, names in value.items():
@@ -200,6 +216,7 @@ OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
 StringNames = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Callers = Annotated[tuple[Annotated[str, AfterValidator(check_caller)], ...], NoDecode, BeforeValidator(split_list)]
 CertificateNames = Annotated[dict[str, StringNames], AfterValidator(check_certificate_names)]
+PeerAddresses = Annotated[dict[str, str], AfterValidator(check_peer_addresses)]
 SecretFile = Annotated[str, AfterValidator(check_secret_file)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
 VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]

@@ -15,6 +15,7 @@ from pydicom.uid import UID, CTImageStorage
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
+from adapters.dicom.network.commitment_service import CommitmentService
 from adapters.dicom.network.dimse import VERIFICATION
 from adapters.dicom.network.listener import Listener, ListenerSettings
 from adapters.dicom.network.tls import TlsEndpoint
@@ -62,7 +63,11 @@ class FakeReception:
 
 @contextlib.contextmanager
 def listening(
-    reception: FakeReception, *adopted: socket.socket, tls: TlsEndpoint | None = None, **settings: Any
+    reception: FakeReception,
+    *adopted: socket.socket,
+    tls: TlsEndpoint | None = None,
+    commitment: CommitmentService | None = None,
+    **settings: Any,
 ) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
@@ -71,6 +76,7 @@ def listening(
         mark_released=reception.mark_released,
         audit=reception.events.append,
         tls=tls,
+        commitment=commitment,
     )
     listener.start(*adopted)
     try:

@@ -25,21 +25,26 @@ from adapters.dicom.network.association_limit import AssociationLimit, Associati
 from adapters.dicom.network.association_request import AssociationRequest, Rejection, reject_called_title, reject_calling_title
 from adapters.dicom.network.audit_writer import AuditWriter
 from adapters.dicom.network.command_set import CommandSet
+from adapters.dicom.network.commitment_service import CommitmentService
 from adapters.dicom.network.dimse import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     DIFFERENT_INSTANCE,
     NOT_AUTHORIZED,
     OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
     SOP_CLASS_NOT_SUPPORTED,
+    STORAGE_COMMITMENT,
     SUCCESS,
     UNEXPECTED_ERROR,
+    UNRECOGNIZED_OPERATION,
     VERIFICATION,
 )
 from adapters.dicom.network.pending_connections import IPV4_MAPPED, PendingConnection, PendingConnections
 from adapters.dicom.network.received_dataset import ReceivedDataset, RefusedDataset
 from adapters.dicom.network.server import DrainableServer
 from adapters.dicom.network.storage_classes import accepted_sop_classes, supported_contexts
+from adapters.dicom.network.streaming_dimse import DimseAnswer
 from adapters.dicom.network.tls import PeerCertificate, TlsEndpoint
 from adapters.dicom.network.upper_layer import EventDrivenDul
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
@@ -101,19 +106,20 @@ class Listener:
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
         tls: TlsEndpoint | None = None,
+        commitment: CommitmentService | None = None,
     ) -> None:
         """`open_incoming` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
 
         `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
-        `tls`: for `settings.tls_port`.
+        `tls`: for `settings.tls_port`. `commitment`: None: no storage commitment.
         """
-        self._settings, self._tls = settings, tls
+        self._settings, self._tls, self._commitment = settings, tls, commitment
         self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
         self._limit = AssociationLimit(
             slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations, settings.processes)
         )
         self._port_is_shared = slots is not None
-        self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association)
+        self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association, commitment)
         self._holders: dict[Association, SlotHolder | None] = {}  # None: the watchdog's
         self._servers: list[DrainableServer] = []
         self._pending: PendingConnections | None = None
@@ -137,6 +143,8 @@ class Listener:
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)
+        if self._commitment is not None and self._commitment.settings.is_on:  # either role: a sender asks, an archive tells
+            ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
         self._servers = [self._make_server(ae, sock) for sock in adopted or (None,)]
         self._pending = PendingConnections(self._servers, self._limit, self, settings.first_message_seconds)
         self._pending.start()
@@ -263,10 +271,11 @@ class _StoreServices:
         receive: Callable[[Header, IncomingFile, Sender], Receipt],
         audit_writer: AuditWriter,
         end_association: Callable[[Association], None],
+        commitment: CommitmentService | None,
     ) -> None:
         self.first_message_seconds = settings.first_message_seconds
         self.end_association = end_association
-        self._settings, self._audit_writer = settings, audit_writer
+        self._settings, self._audit_writer, self._commitment = settings, audit_writer, commitment
         self._open_incoming, self._receive = open_incoming, receive
         self.allow_list = AllowList(settings.calling_ae_titles)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
@@ -298,9 +307,22 @@ class _StoreServices:
                 return DATA_SET_DOES_NOT_MATCH_SOP_CLASS, f"the Affected {name} is {fault}"
         accepted = accepted_sop_classes(other_storage=self._settings.other_storage)
         is_accepted = self._settings.other_storage == "keep" or request.sop_class_uid in accepted
-        if association._accepted_cx[context].abstract_syntax == VERIFICATION or not is_accepted:
+        if association._accepted_cx[context].abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT) or not is_accepted:
             return SOP_CLASS_NOT_SUPPORTED, "the SOP class is not one that was negotiated for storage"
         return None
+
+    def serve_commitment(self, association: Association, context: int, request: CommandSet, information: bytes) -> DimseAnswer:
+        """Return the answer to an N-ACTION or N-EVENT-REPORT."""
+        sender = identify_sender(association)
+        if self._commitment is None or not self._commitment.settings.is_on:
+            return DimseAnswer(UNRECOGNIZED_OPERATION)
+        if not self.allow_list.admits(sender.ae_title, sender.address):
+            return DimseAnswer(NOT_AUTHORIZED, "the watchdog's association is for C-ECHO")
+        syntax = str(association._accepted_cx[context].transfer_syntax[0])
+        try:
+            return self._commitment.serve(request, sender, information, syntax)
+        except Exception as error:  # of any kind: the peer gets a failure, and asks again
+            return DimseAnswer(PROCESSING_FAILURE, _describe_fault(error)[1])
 
     def store_instance(self, association: Association, request: CommandSet, data_set: BytesIO | None) -> tuple[int, str]:
         """Return status and comment of a C-STORE: PS3.4 B.2.3."""

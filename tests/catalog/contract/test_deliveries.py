@@ -119,7 +119,7 @@ def test_an_archive_that_gives_no_answer_loses_nothing(line: Line, pass_time: Pa
     sent = line.send("1.1")
     pass_time(0.3)
     line.archive.query_errors = [error]
-    assert line.verify() == Verification()
+    assert line.verify() == Verification(is_refused=isinstance(error, RefusedByArchive))
     assert line.states() == {sent: (SENT, 1)}
     line.archive.held.clear()
     if isinstance(error, ArchiveUnreachable):  # the circuit is open
@@ -146,6 +146,16 @@ def test_a_reconciliation_leaves_removed_studies_and_superseded_reports_alone(li
     assert line.jobs() == []
     assert superseded not in line.states()
     assert line.states()[removed] == (VERIFIED, 0)
+
+
+@pytest.mark.parametrize("error", [ArchiveUnreachable("away"), RefusedByArchive("no such query")])
+def test_a_reconciliation_that_gets_no_answer_sends_nothing(line: Line, error: Exception) -> None:
+    sent = line.send("1.1")
+    line.archive.held.clear()
+    line.archive.query_errors = [error]
+    assert line.reconcile() == Verification(is_refused=isinstance(error, RefusedByArchive))
+    assert line.jobs() == []
+    assert line.states() == {sent: (SENT, 1)}
 
 
 def test_a_reconciliation_goes_through_the_archive_page_by_page(line: Line) -> None:
