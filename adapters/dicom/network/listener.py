@@ -280,6 +280,11 @@ class _StoreServices:
         self.allow_list = AllowList(settings.calling_ae_titles)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
 
+    def _may_request(self, sender: Sender) -> bool:
+        """Tell whether a sender may do more than C-ECHO. The daemon's own check of the port needs no TLS, and may not."""
+        is_own_title = sender.ae_title == self._settings.ae_title
+        return self.allow_list.admits(sender.ae_title, sender.address) and not (self._settings.require_tls and is_own_title)
+
     def pop_studies(self, association: Association) -> set[str]:
         """Return the studies of the instances that the association has stored, once."""
         return self._studies.pop(association, set())
@@ -299,7 +304,7 @@ class _StoreServices:
     def _find_refusal(self, association: Association, context: int, request: CommandSet) -> tuple[int, str] | None:
         """Return status and reason where the request alone decides."""
         sender = identify_sender(association)
-        if not self.allow_list.admits(sender.ae_title, sender.address):
+        if not self._may_request(sender):
             return NOT_AUTHORIZED, "the watchdog's association is for C-ECHO"
         for name, uid in (("SOP Class UID", request.sop_class_uid), ("SOP Instance UID", request.sop_instance_uid)):
             if not UID_PATTERN.fullmatch(uid):
@@ -316,7 +321,7 @@ class _StoreServices:
         sender = identify_sender(association)
         if self._commitment is None or not self._commitment.settings.is_on:
             return DimseAnswer(UNRECOGNIZED_OPERATION)
-        if not self.allow_list.admits(sender.ae_title, sender.address):
+        if not self._may_request(sender):
             return DimseAnswer(NOT_AUTHORIZED, "the watchdog's association is for C-ECHO")
         syntax = str(association._accepted_cx[context].transfer_syntax[0])
         try:

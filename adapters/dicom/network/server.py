@@ -81,7 +81,10 @@ class DrainableServer(AssociationServer):
         if self._tls is None:
             return connection, address
         with connection:  # closed where TLS cannot begin; otherwise it has given its descriptor away
-            return self._tls.accept(connection), address
+            try:
+                return self._tls.accept(connection), address
+            except (OSError, ValueError) as error:  # the peer is gone: no connection, and no lack of descriptors
+                raise BlockingIOError("the peer is gone") from error
 
     def make_association(self, connection: sockets.socket, client: ClientAddress, request: AssociationRequest) -> Association:
         """Make the association of an accepted connection, with its request received. It is not started."""

@@ -19,10 +19,11 @@ from pydicom.dataset import Dataset
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import MODALITY, OrthancServer, find_program
 from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
+from adapters.dicom.network.handshakes import HANDSHAKE_THREADS
 from adapters.dicom.network.listener import Listener
 from adapters.dicom.network.tls import PeerCertificate, TlsEndpoint
 from adapters.service.systemd import bind
-from pipeline.errors import ArchiveUnreachable, ConfigurationError
+from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError
 from tests.builders import peers
 from tests.builders.certificates import CertificateAuthority, IssuedFiles
 from tests.builders.dicom_files import dx, file_of
@@ -179,35 +180,54 @@ def test_an_ae_title_that_the_table_of_certificates_does_not_name_is_refused_ove
 
 def test_required_tls_leaves_the_other_port_to_the_daemons_own_check(hospital: Hospital) -> None:
     reception = FakeReception()
-    with secure_listening(reception, hospital.endpoint(), require_tls=True) as (listener, port):
+    with secure_listening(reception, hospital.endpoint(), require_tls=True, calling_ae_titles=("*",)) as (listener, port):
         assert associate(listener.port).is_rejected
         assert "listener.require_tls" in why_refused(reception)
         assert storescu(hospital, hospital.orthanc, port).returncode == 0
-        DicomArchive(ArchiveSettings(ae_title="RADCLIPD", port=listener.port)).echo()
+        own = DicomArchive(ArchiveSettings(ae_title="RADCLIPD", port=listener.port))
+        own.echo()
+        with pytest.raises(ArchiveBusy, match="0x0124"):
+            own.store(file_of(dx()))
+
+
+@contextlib.contextmanager
+def stalled_handshakes(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Open connections of which a third says nothing, a third a part of a ClientHello, and a third goes no further after it."""
+    client_hello = _client_hello()
+    with contextlib.ExitStack() as closing:
+        stalled = [closing.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(count)]
+        for connection in stalled[::3]:
+            connection.sendall(client_hello[:7])
+        for connection in stalled[1::3]:
+            connection.sendall(client_hello)
+        yield stalled
 
 
 def test_stalled_handshakes_hold_up_nobody(hospital: Hospital) -> None:
     reception = FakeReception()
-    with secure_listening(reception, hospital.endpoint(), max_associations=1, first_message_seconds=2) as (_, port):
-        client_hello = _client_hello()
-        stalled = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(60)]
-        for connection in stalled[::3]:
-            connection.sendall(client_hello[:7])
-        for connection in stalled[1::3]:
-            connection.sendall(client_hello)  # and no answer to ours
+    with (
+        secure_listening(reception, hospital.endpoint(), max_associations=1, first_message_seconds=60) as (_, port),
+        stalled_handshakes(port, 60),
+    ):
         threads = threading.active_count()
-        begun = time.monotonic()
         assert storescu(hospital, hospital.orthanc, port).returncode == 0
-        assert time.monotonic() - begun < 2
-        assert threading.active_count() <= threads + 2
-        wait_for(lambda: len(reception.events) == 40, 10)
+        assert reception.events == []  # all 60 still have their time
+        wait_for(lambda: threading.active_count() <= threads + HANDSHAKE_THREADS)  # those of the association have ended
+    assert len(reception.received) == 1
+
+
+def test_a_stalled_handshake_ends_in_time_and_stands_in_the_audit(hospital: Hospital) -> None:
+    reception = FakeReception()
+    with (
+        secure_listening(reception, hospital.endpoint(), first_message_seconds=0.5) as (_, port),
+        stalled_handshakes(port, 6) as stalled,
+    ):
+        wait_for(lambda: len(reception.events) == 4, 10)
         assert {event.detail.partition(": ")[2] for event in reception.events} == {"TLS: the handshake was not complete in time"}
         for connection in stalled:
-            connection.settimeout(5)
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(1 << 14):
                     pass
-            connection.close()
 
 
 def _client_hello() -> bytes:
