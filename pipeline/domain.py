@@ -111,6 +111,16 @@ class WithheldReason(StrEnum):
     SILENT = "silent share"  # the study belongs to the silent share, drawn by patient
 
 
+class DeliveryState(StrEnum):
+    """State of one object on its way to one destination."""
+
+    WAITING = "waiting"  # to be sent, or to be sent again
+    SENT = "sent"  # the destination has accepted it: Success, a warning or a duplicate
+    COMMITTED = "committed"  # the destination has taken over the safekeeping: storage commitment, PS3.4 annex J
+    VERIFIED = "verified"  # the destination was asked for it later, and holds it
+    REFUSED = "refused"  # for good; `status` holds the reason
+
+
 class VisibleKind(StrEnum):
     """Kind of a visible object: what a viewer shows beside the SR."""
 
@@ -533,6 +543,22 @@ class VisibleObject:
     def reaches_archive(self) -> bool:
         """Whether the archive holds it or is about to receive it, where its report does."""
         return self.state in (ReportState.BUILT, ReportState.SENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One object on its way to one destination."""
+
+    id: int  # in the order of the first sending
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    destination: str  # AE title
+    state: DeliveryState
+    status: str = ""  # last answer of the destination, or what was found
+    sendings: int = 0  # since the object was last proven to be there
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

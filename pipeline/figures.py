@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import Decision, DeliveryState, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class ArchiveFigures:
     studies: Mapping[StudyState, int]
     ignored: Mapping[str, int]  # ignored studies by reason; a study with several reasons counts for each
     reports: Mapping[ReportState, int]
+    deliveries: Mapping[DeliveryState, int]
     decisions: Mapping[tuple[str, Decision], int]  # by finding, of the newest studies that the serving version has scored
     instances: int
     labels: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones

@@ -50,6 +50,7 @@ class ReportPolicy:
     language: str = ENGLISH  # of `pipeline.messages`
     decision: decisions.DecisionPolicy = decisions.DEFAULT_POLICY
     deliver: DeliveryMode = DeliveryMode.ALL
+    destinations: Sequence[str] = ()  # AE titles that the objects are sent to
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter, policy: ReportPolicy) -> None:
@@ -70,14 +71,21 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
         pending = _insert_visible(tx, content, writer)
     objects = {content.report.sop_instance_uid: writer.write(content)}
     objects |= {one.sop_instance_uid: writer.write_visible(content, one, before) for one, before in pending}
-    _store_objects(objects, job, withheld, catalog=catalog, images=images)
+    destinations = policy.destinations if withheld is None else ()
+    _store_objects(objects, job, withheld, catalog=catalog, images=images, destinations=destinations)
 
 
 def _store_objects(
-    objects: Mapping[str, bytes], job: Job, withheld: WithheldReason | None, *, catalog: Catalog, images: ImageStore
+    objects: Mapping[str, bytes],
+    job: Job,
+    withheld: WithheldReason | None,
+    *,
+    catalog: Catalog,
+    images: ImageStore,
+    destinations: Sequence[str],
 ) -> None:
     """Write the files by SOP Instance UID, the report's first; then their rows and the end of the report job in one transaction,
-    with a send job for each unless the report is withheld.
+    with deliveries and a send job for each unless the report is withheld.
     """
     files: dict[str, StoredFile] = {}
     try:
@@ -86,6 +94,9 @@ def _store_objects(
         with catalog.begin() as tx:
             for uid, file in files.items():
                 tx.reports.mark_built(uid, file)
+                if (built := _find_object(tx, uid)) is not None:
+                    for destination in destinations:
+                        tx.deliveries.ensure_waiting(built, destination)
                 if withheld is None:
                     tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
             tx.reports.put_withheld(next(iter(files)), withheld)
@@ -252,11 +263,13 @@ def send(
         with catalog.begin() as tx:
             tx.circuits.record_success(archive.name)
             tx.reports.mark_refused(built.sop_instance_uid, str(error))
+            tx.deliveries.mark_refused(built, archive.name, str(error))
             _close_study(tx, built)
         raise
     with catalog.begin() as tx:
         tx.circuits.record_success(archive.name)
         tx.reports.mark_sent(built.sop_instance_uid, status)
+        tx.deliveries.mark_sent(built, archive.name, status)
         _close_study(tx, built)
         tx.jobs.finish(job)
 

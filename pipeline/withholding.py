@@ -1,4 +1,4 @@
-"""delivery: which reports leave. By `report.deliver` none do before a person says so; those of the silent share never do.
+"""Withholding: which reports leave. By `report.deliver` none do before a person says so; those of the silent share never do.
 
 The silent share keeps labels coming that were given without the model's result. It is drawn by patient with a keyed hash, so that
 no one can tell from an identifier who belongs to it, and recorded per study, so that a changed share changes no earlier study.

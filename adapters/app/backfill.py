@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from adapters.app.compose import make_tls_endpoint
 from adapters.app.policies import receive_policy
 from adapters.config import sections as configuration
 from adapters.dicom.network.archive import ArchiveSettings
@@ -56,7 +57,10 @@ def _make_web_settings(config: Config, path: Path | None, url: str) -> WebSettin
 
 
 def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int, move_to: str) -> RetrieveSource:
-    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C). PermanentError for an unknown host."""
+    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C). PermanentError for an unknown host.
+
+    Over TLS where it is the archive of the reports, and that has `archive.tls`.
+    """
     _require_host(host)
     archive = ArchiveSettings(
         ae_title=ae_title,
@@ -65,7 +69,12 @@ def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int
         calling_ae_title=config.archive.calling_ae_title or config.listener.ae_title,
         timeout_seconds=config.backfill.timeout_seconds,
     )
-    return RetrieveSource(archive, RetrieveSettings(modalities=config.backfill.modalities, move_destination=move_to))
+    is_own_archive = (host, port) == (config.archive.host, config.archive.port)
+    return RetrieveSource(
+        archive,
+        RetrieveSettings(modalities=config.backfill.modalities, move_destination=move_to),
+        make_tls_endpoint(config) if config.archive.tls and is_own_archive else None,
+    )
 
 
 def _require_host(host: str) -> None:

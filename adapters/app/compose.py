@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapters.dicom.image.comparison_process import ComparisonProcess
     from adapters.dicom.image.decode_pool import DecodePool
     from adapters.dicom.network.archive import DicomArchive
+    from adapters.dicom.network.tls import TlsEndpoint
     from adapters.dicom.sr.label_reader import DicomDocumentReader
     from adapters.storage.image_store import FileImageStore
     from adapters.storage.model_store import ModelStore
@@ -108,6 +109,7 @@ class Parts:
         from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 
         wanted = self.config.archive
+        tls = self.tls if wanted.tls else None
         return DicomArchive(
             ArchiveSettings(
                 ae_title=wanted.ae_title,
@@ -115,8 +117,14 @@ class Parts:
                 port=wanted.port,
                 calling_ae_title=wanted.calling_ae_title or self.config.listener.ae_title,
                 timeout_seconds=wanted.timeout_seconds,
-            )
+            ),
+            tls,
         )
+
+    @cached_property
+    def tls(self) -> TlsEndpoint | None:
+        """The certificates of DICOM TLS; None where `[tls]` names none. ConfigurationError where a credential is not passed."""
+        return make_tls_endpoint(self.config)
 
     @cached_property
     def documents(self) -> DicomDocumentReader:
@@ -163,3 +171,22 @@ class Parts:
         """Return the serving version. NoWeights where there is none: no weights, no service."""
         with self.catalog.read() as tx:
             return versions.require_serving(tx)
+
+
+def make_tls_endpoint(config: Config) -> TlsEndpoint | None:
+    """Make the endpoint of DICOM TLS; None where `[tls]` names no files. ConfigurationError where a credential is not passed."""
+    from adapters.config.file import secret_path
+    from adapters.dicom.network.tls import TlsEndpoint, TlsSettings
+
+    wanted = config.tls
+    if not wanted.certificate_file:
+        return None
+    return TlsEndpoint(
+        TlsSettings(
+            certificate_file=secret_path(wanted.certificate_file, "tls.certificate_file"),
+            key_file=secret_path(wanted.key_file, "tls.key_file"),
+            ca_file=secret_path(wanted.ca_file, "tls.ca_file"),
+            profile=wanted.profile,
+            peers=wanted.peers,
+        )
+    )

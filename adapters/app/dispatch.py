@@ -3,6 +3,7 @@ serves the metrics. One dispatcher per catalog is enough; two do no harm."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
-from pipeline import image_check, learn, references, report, rescore, settle, work
+from pipeline import deliveries, image_check, learn, references, report, rescore, settle, work
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MINUTE, HOUR = 60.0, 3600.0
 CLOCK_CHECK_SECONDS = 10.0
 """Between two checks for a clock that was set back."""
+VERIFY_SECONDS = 15.0
+"""Between two looks for objects that were sent and are not proven to be in the archive."""
 RESCORE_SECONDS = 5.0
 """Between two portions of the archive that are queued for re-scoring, and between two looks at the reference distribution."""
 
@@ -71,6 +74,10 @@ def _build_scheduler(parts: Parts) -> Scheduler:
                 log.info("studies queued for re-scoring", studies=queued)
 
         scheduler.add_interval(RESCORE_SECONDS, "rescore", rescore_and_log)
+    if config.archive.verification != "none":
+        scheduler.add_interval(VERIFY_SECONDS, "verify deliveries", build_verification(parts))
+        if config.archive.reconcile_cron:
+            scheduler.add_cron(config.archive.reconcile_cron, "reconcile deliveries", build_reconciliation(parts))
     if config.learn.cron:
         scheduler.add_cron(config.learn.cron, "learn", build_learn_trigger(parts))
     return scheduler
@@ -110,6 +117,43 @@ def build_reference(parts: Parts) -> Callable[[], None]:
             log.info("reference distribution made", number=made.number, version=made.version, studies=made.studies)
 
     return follow_and_log
+
+
+def build_verification(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that has the archive prove what it has accepted."""
+    policy = policies.delivery_policy(parts.config)
+    quiet_until = 0.0
+
+    def verify_and_log() -> None:
+        nonlocal quiet_until
+        if time.monotonic() < quiet_until:
+            return
+        deliveries.request_commitments(catalog=parts.catalog, archive=parts.archive, policy=policy)
+        found = deliveries.verify_deliveries(catalog=parts.catalog, archive=parts.archive, policy=policy)
+        _log_verification("deliveries verified", found)
+        if found.is_refused:
+            quiet_until = time.monotonic() + HOUR
+            log.warning("the archive proves no delivery", hint='archive.verification = "none" leaves them at "sent"')
+
+    return verify_and_log
+
+
+def build_reconciliation(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's nightly step that finds what the archive has lost."""
+    policy = policies.delivery_policy(parts.config)
+
+    def reconcile_and_log() -> None:
+        found = deliveries.reconcile_deliveries(catalog=parts.catalog, archive=parts.archive, policy=policy)
+        _log_verification("deliveries reconciled", found)
+
+    return reconcile_and_log
+
+
+def _log_verification(event: str, found: deliveries.Verification) -> None:
+    if found.sent_again or found.given_up:
+        log.warning("the archive has lost objects", sent_again=found.sent_again, given_up=found.given_up)
+    if found.asked:
+        log.info(event, asked=found.asked, found=found.found)
 
 
 def build_learn_trigger(parts: Parts) -> Callable[[], bool]:

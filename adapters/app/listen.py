@@ -23,12 +23,15 @@ from adapters.service.health import notify_systemd
 from adapters.service.signals import StopSignal, should_stop, wait_for_stop
 from adapters.service.supervisor import ForkedProcess, Role, Supervisor
 from pipeline import receive
+from pipeline.commitment import find_uncommitted
+from pipeline.deliveries import record_commitment
 from pipeline.domain import AuditEvent
 from pipeline.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
     from adapters.dicom.network.association_limit import AssociationSlots
+    from adapters.dicom.network.commitment_service import CommitmentService
     from adapters.dicom.network.listener import Listener
 
 LOOPBACK = "127.0.0.1"
@@ -54,11 +57,25 @@ def listen(config: Config) -> None:
     """
     with Parts(config) as parts:  # closed before the fork
         _ = parts.catalog  # a fault shows here
-    sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
+        if config.listener.tls_port and parts.tls is not None:
+            parts.tls.load()
+    sockets = open_sockets(config)
     if config.listener.processes == 1:
         _run_single_listener(config, sockets)
     else:
         _run_listener_group(config, sockets)
+
+
+def open_sockets(config: Config) -> list[socket.socket]:
+    """Return the listening sockets, the one without TLS first: those that were passed, and those that are missing. FatalError."""
+    passed, wanted = systemd.listening_sockets(), config.listener
+    plain = [sock for sock in passed if sock.getsockname()[1] != wanted.tls_port]
+    secure = [sock for sock in passed if sock not in plain]
+    if not plain:
+        plain = [systemd.bind(wanted.host, wanted.port)]
+    if wanted.tls_port and not secure:
+        secure = [systemd.bind(wanted.host, wanted.tls_port, port_key="tls_port")]
+    return [*plain, *secure]
 
 
 def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Listener:
@@ -79,12 +96,37 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"})),
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "storage_commitment", "commitment_peers"})),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,
         audit=audit,
         slots=slots,
+        tls=parts.tls if config.listener.tls_port else None,
+        commitment=_build_commitment(parts),
+    )
+
+
+def _build_commitment(parts: Parts) -> CommitmentService | None:
+    """Make the service of storage commitment: for senders, and for the archive's results; None where neither is configured."""
+    config = parts.config
+    takes_results = config.archive.verification == "commitment"
+    if not (config.listener.storage_commitment or takes_results):
+        return None
+    from adapters.config.types import split_address
+    from adapters.dicom.network.commitment_service import CommitmentService, CommitmentSettings
+
+    settings = CommitmentSettings(
+        ae_title=config.listener.ae_title,
+        is_provider=config.listener.storage_commitment,
+        takes_results=takes_results,
+        reply_to={title: split_address(address) for title, address in config.listener.commitment_peers.items()},
+    )
+    return CommitmentService(
+        settings,
+        lambda objects, sender: find_uncommitted(objects, sender=sender, catalog=parts.catalog, images=parts.images),
+        lambda transaction_uid, result: record_commitment(transaction_uid, result, catalog=parts.catalog),
+        parts.tls,
     )
 
 
@@ -92,11 +134,16 @@ def _run_single_listener(config: Config, sockets: Sequence[socket.socket]) -> No
     with Parts(config) as parts:
         listener = build_listener(parts)
         listener.start(*sockets)
-        log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
+        log.info("listening", **_describe_ports(config, listener.port), processes=1)
         checks = [loopback_echo(config, listener.port), parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {listener.port}"):
             wait_for_stop(stop)
         listener.drain(config.listener.drain_seconds)
+
+
+def _describe_ports(config: Config, port: int) -> dict[str, object]:
+    tls = {"tls_port": config.listener.tls_port} if config.listener.tls_port else {}
+    return {"ae_title": config.listener.ae_title, "port": port, **tls}
 
 
 def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> None:
@@ -109,7 +156,7 @@ def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> Non
         status = f"listening on port {port}, {count} processes"
         checks = [*answers, parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: status):
-            log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
+            log.info("listening", **_describe_ports(config, port), processes=count)
             while not should_stop(stop) and group.poll() is None and not any(probe.is_hung for probe in probe_ports):
                 stop.wait(POLL_SECONDS)
             exit_status, hung = group.poll(), any(probe.is_hung for probe in probe_ports)

@@ -52,9 +52,22 @@ def _serve_metrics(config: Config, catalog: SqlCatalog, images: FileImageStore) 
         queue_figures=queue_figures,
         archive_figures=archive_figures,
         disk_usage=partial(disk_usage, config, images),
+        certificate_ends=partial(certificate_ends, config),
         schema=schema.head(),
     )
     return serve_metrics(sources, address=config.metrics.address, port=config.metrics.port)
+
+
+def certificate_ends(config: Config) -> dict[tuple[str, str], float]:
+    """Return the ends of the certificates of `[tls]`, seconds since 1970, by key of the file and subject. ConfigurationError."""
+    from adapters.app.compose import make_tls_endpoint
+    from adapters.dicom.network.certificates import read_certificates
+
+    endpoint = make_tls_endpoint(config)
+    if endpoint is None:
+        return {}
+    files = {"certificate_file": endpoint.settings.certificate_file, "ca_file": endpoint.settings.ca_file}
+    return {(key, one.subject): one.not_after.timestamp() for key, path in files.items() for one in read_certificates(path)}
 
 
 def disk_usage(config: Config, images: FileImageStore) -> dict[str, int]:

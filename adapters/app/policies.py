@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import acquisition, consensus, labelling, learn, receive, rules, settle, work, worklist
+from pipeline import acquisition, consensus, deliveries, labelling, learn, receive, rules, settle, work, worklist
 from pipeline.domain import JobKind
 from pipeline.ports.services import CircuitPolicy
 from pipeline.reading_errors import ReadingErrors
@@ -104,6 +104,18 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
         max_patients=wanted.max_patients,
         request_expiry_days=wanted.request_expiry_days,
         seed=wanted.seed,
+    )
+
+
+def delivery_policy(config: Config) -> deliveries.DeliveryPolicy:
+    """`[archive]`: how the delivery of an object is proven."""
+    wanted = config.archive
+    return deliveries.DeliveryPolicy(
+        verify_seconds=wanted.verify_seconds,
+        with_commitment=wanted.verification == "commitment",
+        reconcile_days=wanted.reconcile_days,
+        query_seconds=wanted.timeout_seconds * 2,
+        circuit=circuit_policy(config),
     )
 
 

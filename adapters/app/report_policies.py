@@ -30,7 +30,12 @@ def decision_policy(config: Config) -> decisions.DecisionPolicy:
 
 def report_policy(config: Config) -> report.ReportPolicy:
     """`[report]` and `[decision]` as the step reads them."""
-    return report.ReportPolicy(language=config.report.language, decision=decision_policy(config), deliver=config.report.deliver)
+    return report.ReportPolicy(
+        language=config.report.language,
+        decision=decision_policy(config),
+        deliver=config.report.deliver,
+        destinations=(config.archive.ae_title,),
+    )
 
 
 def score_policy(config: Config) -> score.ScorePolicy:

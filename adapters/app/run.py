@@ -6,13 +6,12 @@ from pathlib import Path
 
 from adapters.app.command_line import command_line
 from adapters.app.compose import Parts
-from adapters.app.listen import loopback_echo
+from adapters.app.listen import loopback_echo, open_sockets
 from adapters.config import sections as configuration
 from adapters.config.sections import Config
-from adapters.service import systemd
 from adapters.service.supervisor import Role, Supervisor
 from pipeline.domain import JobState
-from pipeline.errors import FatalError
+from pipeline.errors import ConfigurationError, FatalError
 from pipeline.ports.services import Catalog
 
 STOP_SLACK_SECONDS = 10.0
@@ -23,17 +22,25 @@ def run(config: Config, path: Path | None) -> None:
     """Run until a signal to stop. FatalError where a role cannot start; NoWeights before anything is started."""
     with Parts(config) as parts:
         version, catalog = parts.require_serving(), parts.catalog
-        sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
+        sockets = open_sockets(config)
         notice = f" ({version.notice})" if version.notice else ""
         supervisor = Supervisor(
             roles(config, path),
             sockets=sockets,
             probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write, parts.images.probe_write],
             status=lambda: f"{queue_summary(catalog)}; model {version.number}{notice}",
-            reload=lambda: roles(configuration.load(path), path),
+            reload=lambda: roles(_load_with_same_tls_port(path, config), path),
         )
         if code := supervisor.run():
             raise FatalError(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
+
+
+def _load_with_same_tls_port(path: Path | None, config: Config) -> Config:
+    """Read the configuration anew. ConfigurationError where the open TLS port would become a port without TLS."""
+    new, port = configuration.load(path), config.listener.tls_port
+    if port and new.listener.tls_port != port:
+        raise ConfigurationError(f"listener.tls_port is no longer {port}", hint="a port changes by systemctl restart radclipd")
+    return new
 
 
 def roles(config: Config, path: Path | None) -> list[Role]:

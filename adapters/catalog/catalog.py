@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.catalog import schema
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
+from adapters.catalog.deliveries import SqlDeliveries
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.errors import catalog_fault, catalog_unavailable, error_code, is_transient
 from adapters.catalog.figures import SqlFigures
@@ -59,6 +60,7 @@ class SqlTransaction:
         self.thumbnails = SqlThumbnails(connection)
         self.references = SqlReferences(connection)
         self.reports = SqlReports(connection)
+        self.deliveries = SqlDeliveries(connection)
         self.stops = SqlReportStops(connection)
         self.versions = SqlVersions(connection)
         self.jobs = SqlJobs(connection)

@@ -15,10 +15,21 @@ from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.scores import IS_FIRST_FINDING
 from adapters.catalog.sql_time import now
-from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, predictions, reports, requests, studies
+from adapters.catalog.tables import (
+    circuits,
+    deliveries,
+    instances,
+    jobs,
+    labels,
+    model_versions,
+    predictions,
+    reports,
+    requests,
+    studies,
+)
 from adapters.catalog.versions import SqlVersions
 from pipeline import priorities
-from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import Decision, DeliveryState, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.figures import ArchiveFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import LearnResult
 from pipeline.rules import split_reasons
@@ -83,6 +94,7 @@ class SqlFigures:
             ignored=self._count_ignored(),
             reports=self._count_states(reports.c.state, ReportState),
             decisions=self.newest_decisions(studies=DECIDED_STUDIES),
+            deliveries=self._count_states(deliveries.c.state, DeliveryState),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
             labels={
                 (finding, LabelState(state)): n

@@ -32,6 +32,7 @@ from adapters.catalog.sql_time import UtcDateTime, now
 from pipeline.domain import (
     FINDINGS,
     Decision,
+    DeliveryState,
     JobKind,
     JobState,
     LabelExposure,
@@ -394,6 +395,34 @@ visible_objects = Table(
     _check_one_of("state", ReportState),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
+)
+
+
+deliveries = Table(  # an object is not deleted where a destination is done with it: the row is the proof
+    "deliveries",
+    metadata,
+    _build_primary_key(),
+    Column("report", ForeignKey("reports.id"), nullable=False, index=True),  # that the object is, or accompanies
+    Column("sop_instance_uid", UID, nullable=False),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("status", Text, nullable=False, server_default=""),
+    Column("sendings", Integer, nullable=False, server_default="0"),  # since the object was last proven to be there
+    Column("transaction_uid", UID, nullable=False, server_default=""),  # of the requested storage commitment
+    _build_created_at(),
+    Column("sent_at", UtcDateTime()),
+    Column("committed_at", UtcDateTime()),
+    Column("verified_at", UtcDateTime()),
+    Column("checked_at", UtcDateTime()),  # when the destination was last asked
+    UniqueConstraint("sop_instance_uid", "destination"),  # an object is on its way to a destination once
+    _check_one_of("state", DeliveryState),
+    CheckConstraint("state NOT IN ('sent', 'committed', 'verified') OR sent_at IS NOT NULL", name="sent_has_a_time"),
+    CheckConstraint("state <> 'committed' OR committed_at IS NOT NULL", name="committed_has_a_time"),
+    CheckConstraint("state <> 'verified' OR verified_at IS NOT NULL", name="verified_has_a_time"),
+    Index("ix_deliveries_unproven", "sent_at", **_restrict_index("state = 'sent'")),
+    Index("ix_deliveries_transaction", "transaction_uid", **_restrict_index("transaction_uid <> ''")),
 )
 
 report_stops = Table(

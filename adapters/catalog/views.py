@@ -72,6 +72,11 @@ SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_insta
     r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
     v.status, v.created_at, v.built_at, v.sent_at
 FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study""",
+    "v_deliveries": """
+SELECT d.sop_instance_uid, d.sop_class_uid, d.destination, s.study_instance_uid, s.accession_number,
+    r.sop_instance_uid AS report_sop_instance_uid, d.state, d.status, d.sendings, d.created_at, d.sent_at, d.committed_at,
+    d.verified_at, d.checked_at
+FROM deliveries d JOIN reports r ON r.id = d.report JOIN studies s ON s.id = r.study""",
     "v_lineage": f"""
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,9 +19,14 @@ from pipeline.errors import ConfigurationError, OutOfResources, RadclipdError
 
 if TYPE_CHECKING:
     from adapters.app.compose import Parts
+    from adapters.config.sections import Config
+    from adapters.dicom.network.tls import TlsEndpoint
 
+VERDICT_COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 METRICS_SECONDS = 10.0
 """Longest scrape: the default timeout of Prometheus."""
+SECONDS_PER_DAY = 86_400
+RENEWAL = "put the new one into the file that [tls] names; the next connection uses it"
 LISTENER_SECONDS = 5.0
 """Time limit of an association with our own listener."""
 
@@ -31,6 +37,14 @@ class PreflightCheck:
 
     name: str
     attempt: Callable[[Parts], str]
+
+
+class PreflightWarning(Exception):
+    """The result of a check that has passed, and needs a person soon. `hint`: what to do."""
+
+    def __init__(self, found: str, *, hint: str) -> None:
+        super().__init__(found)
+        self.hint = hint
 
 
 def register(app: typer.Typer) -> None:
@@ -64,6 +78,8 @@ def check(
 def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
     try:
         _print_verdict("ok", preflight_check.name, preflight_check.attempt(parts), "")
+    except PreflightWarning as warning:
+        _print_verdict("warn", preflight_check.name, str(warning), warning.hint)
     except RadclipdError as error:
         _print_verdict("FAIL", preflight_check.name, str(error), error.hint)
         return False
@@ -80,7 +96,7 @@ def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
 
 
 def _print_verdict(verdict: str, name: str, found: str, hint: str) -> None:
-    mark = typer.style(f"{verdict:4}", fg="green" if verdict == "ok" else "red")
+    mark = typer.style(f"{verdict:4}", fg=VERDICT_COLOURS[verdict])
     typer.echo(f"{mark} {name:16} {found}" + (f"  hint: {hint}" if hint else ""))
 
 
@@ -155,10 +171,12 @@ def _try_to_bind(host: str, port: int) -> OSError | UnicodeError | None:
     return None
 
 
-def _refuse_address(host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str) -> NoReturn:
+def _refuse_address(
+    host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str, port_key: str = "port"
+) -> NoReturn:
     from adapters.service.systemd import explain_bind_error
 
-    message, hint = explain_bind_error(host, port, error, section=section, host_key=host_key)
+    message, hint = explain_bind_error(host, port, error, section=section, host_key=host_key, port_key=port_key)
     raise ConfigurationError(message, hint=hint) from error
 
 
@@ -171,7 +189,74 @@ def _check_archive(parts: Parts) -> str:
             f"archive.host = {archive.host!r} is no address, and no name that this host resolves", hint="correct it, or the DNS"
         ) from error
     parts.archive.echo()
-    return f"{archive.ae_title} at {archive.host}:{archive.port} answered C-ECHO"
+    answered = f"{archive.ae_title} at {archive.host}:{archive.port} answered C-ECHO{' over TLS' if archive.tls else ''}"
+    shown = parts.archive.certificate
+    if shown is not None and (left := (shown.ends_at - time.time()) / SECONDS_PER_DAY) < parts.config.tls.warn_days:
+        raise PreflightWarning(
+            f"{answered}; its certificate {shown.subject} ends in {left:.0f} days", hint="ask the archive's engineer for a new one"
+        )
+    return answered
+
+
+def _check_tls(parts: Parts) -> str:
+    """Check the files of [tls], and the way in: from this host through the TLS port."""
+    from adapters.dicom.network.certificates import read_certificates
+
+    config, endpoint = parts.config, parts.tls
+    if endpoint is None:
+        return "off: [tls] names no certificate"
+    endpoint.load()
+    own, *chain = read_certificates(endpoint.settings.certificate_file)
+    _require_uses(parts.config, serves=own.serves, sends=own.sends)
+    port = f"; {_try_tls_port(parts, endpoint, own.fingerprint)}" if config.listener.tls_port else ""
+    soonest = min([own, *chain, *read_certificates(endpoint.settings.ca_file)], key=lambda one: one.not_after)
+    found = f"certificate {own.subject} until {own.not_after:%Y-%m-%d}{port}"
+    if (left := own.days_left()) < 0:
+        raise ConfigurationError(f"certificate {own.subject} ended {-left:.0f} days ago", hint=RENEWAL)
+    if (left := soonest.days_left()) < config.tls.warn_days:
+        raise PreflightWarning(f"{found}; certificate {soonest.subject} ends in {left:.0f} days", hint=RENEWAL)
+    return found
+
+
+def _require_uses(config: Config, *, serves: bool, sends: bool) -> None:
+    """Raise ConfigurationError where our certificate's extended key usage forbids a role that the configuration gives it."""
+    for role, used, permitted in (
+        ("serverAuth", bool(config.listener.tls_port), serves),
+        ("clientAuth", config.archive.tls, sends),
+    ):
+        if used and not permitted:
+            raise ConfigurationError(
+                f"tls.certificate_file: its extended key usage lacks {role}",
+                hint="ask for a certificate with serverAuth and clientAuth",
+            )
+
+
+def _try_tls_port(parts: Parts, endpoint: TlsEndpoint, fingerprint: str) -> str:
+    """Send a C-ECHO to our own TLS port, with our own certificate on both sides; return the result in words."""
+    from adapters.app.listen import own_called_ae_title, own_host
+    from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
+    from adapters.dicom.network.tls import TlsEndpoint
+
+    config, port = parts.config, parts.config.listener.tls_port
+    if (error := _try_to_bind(config.listener.host, port)) is None:
+        return f"port {port} is free"
+    if getattr(error, "errno", None) != errno.EADDRINUSE:
+        _refuse_address(config.listener.host, port, error, section="listener", host_key="host", port_key="tls_port")
+    called = own_called_ae_title(config)
+    settings = ArchiveSettings(
+        ae_title=called,
+        host=own_host(config),
+        port=port,
+        calling_ae_title=config.listener.ae_title,
+        timeout_seconds=LISTENER_SECONDS,
+    )
+    try:
+        DicomArchive(settings, TlsEndpoint(replace(endpoint.settings, peers={called: [f"sha256:{fingerprint}"]}))).echo()
+    except RadclipdError as fault:
+        raise ConfigurationError(
+            f"listener.tls_port {port}: {fault}", hint="is the port radclipd's (ss -ltnp)? has the daemon read the configuration?"
+        ) from fault
+    return f"{called} answered C-ECHO over TLS on port {port}"
 
 
 def _check_model(parts: Parts) -> str:
@@ -270,6 +355,7 @@ def preflight_checks(path: Path | None) -> tuple[PreflightCheck, ...]:
         PreflightCheck("disk", _check_disk),
         PreflightCheck("catalog", _check_catalog),
         PreflightCheck("listener", _check_listener),
+        PreflightCheck("tls", _check_tls),
         PreflightCheck("archive", _check_archive),
         PreflightCheck("model", _check_model),
         PreflightCheck("activation cache", _check_activation_cache),

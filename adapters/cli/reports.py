@@ -78,6 +78,8 @@ def resend(
     Reports of the silent share are never sent.
     """
 
+    from pipeline import withholding
+
     if (since is None) == (not studies):
         raise typer.BadParameter("name studies, or --since a time")
     with parts_of(ctx) as parts:

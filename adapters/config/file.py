@@ -143,16 +143,21 @@ def _translate_renamed_variable(name: str, section: str, key: str, origin: Confi
     )
 
 
-def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
-    """Return the content of a secret file, stripped: an absolute path, or the bare name of a systemd credential."""
+def secret_path(name: str, key: str) -> Path:
+    """Return the path of a secret file: an absolute path, or the bare name of a systemd credential. ConfigurationError."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     path = Path(name)
     if not path.is_absolute() and not folder:
         raise ConfigurationError(
-            f"{origin.location(key)}: {key} = {name!r} is a systemd credential, but this process has no credentials",
+            f"{key} = {name!r} is a systemd credential, but this process has no credentials",
             hint=f"run it from a unit with LoadCredential={name}:PATH, or write an absolute path",
         )
-    path = Path(folder) / path  # an absolute path replaces the folder
+    return Path(folder) / path  # an absolute path replaces the folder
+
+
+def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
+    """Return the content of a secret file, stripped: an absolute path, or the bare name of a systemd credential."""
+    path = secret_path(name, f"{origin.location(key)}: {key}")
     try:
         secret = path.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:

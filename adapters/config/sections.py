@@ -19,14 +19,19 @@ from adapters.config.types import (
     AbsolutePath,
     AeTitle,
     AeTitles,
+    Callers,
+    CertificateNames,
     Fraction,
     Host,
     OptionalAeTitle,
+    OptionalPort,
+    PeerAddresses,
     Port,
     PositiveFraction,
     PositiveInteger,
     PositiveSeconds,
     Seconds,
+    SecretFile,
     Section,
     StringTuple,
     VisibleTuple,
@@ -48,8 +53,14 @@ class ListenerConfig(Section):
     called_ae_titles: AeTitles = Field(
         default=(), description='Called AE titles that are accepted; empty: ae_title only; ["*"]: any.'
     )
-    calling_ae_titles: AeTitles = Field(
-        default=("ORTHANC",), min_length=1, description='Calling AE titles that are accepted; ["*"]: any.'
+    calling_ae_titles: Callers = Field(
+        default=("ORTHANC",),
+        min_length=1,
+        description='Calling AE titles that are accepted, alone or with addresses: "CT1@10.20.0.0/16"; ["*"]: any.',
+    )
+    tls_port: OptionalPort = Field(default=0, description="TCP port for DICOM TLS beside the other port, usually 2762; 0: none.")
+    require_tls: bool = Field(
+        default=False, description="Refuse every association on the port without TLS but the daemon's own check of it."
     )
     processes: PositiveInteger = Field(
         default=2, description="Processes that share the port; more than one is faster when several senders connect at once."
@@ -59,6 +70,14 @@ class ListenerConfig(Section):
     )
     max_pdu: Annotated[int, AfterValidator(types.check_pdu_length)] = Field(
         default=types.UNLIMITED_PDU, description="Maximum PDU length that is accepted, bytes; 0: unlimited."
+    )
+    storage_commitment: bool = Field(
+        default=False,
+        description="Commit to senders (N-ACTION) what is stored here: they may delete it then, so this host must be backed up.",
+    )
+    commitment_peers: PeerAddresses = Field(
+        default={},
+        description='Addresses for the results, by AE title: { CT1 = "10.20.1.7:104" }; others get theirs on the same association.',
     )
     other_storage: Literal["refuse", "keep"] = Field(
         default="refuse",
@@ -86,6 +105,48 @@ class ArchiveConfig(Section):
     timeout_seconds: PositiveSeconds = Field(
         default=30, description="Seconds to wait for a connection or an answer of the archive."
     )
+    tls: bool = Field(default=False, description="Use DICOM TLS to the archive, with the files of [tls].")
+    verification: Literal["query", "commitment", "none"] = Field(
+        default="query",
+        description='Proof that a sent object has stayed: "query" (C-FIND), "commitment" (N-ACTION; else a query) or "none".',
+    )
+    verify_seconds: PositiveSeconds = Field(
+        default=600, description="Seconds in which the archive must hold an object that it has accepted; else it is sent again."
+    )
+    reconcile_cron: Annotated[str, AfterValidator(check_crontab)] = Field(
+        default="10 3 * * *",
+        description='Schedule of the search for objects that the archive has lost: a line as in crontab(5), UTC; "": never.',
+    )
+    reconcile_days: PositiveInteger = Field(default=30, description="Days for which sent objects are searched for.")
+
+
+class TlsConfig(Section):
+    """[tls]: certificates of DICOM TLS, for listener.tls_port and archive.tls. A changed file is used at the next connection."""
+
+    certificate_file: SecretFile = Field(
+        default="",
+        description="File of our certificate, then its intermediate authorities, PEM; a bare name is a systemd credential.",
+    )
+    key_file: SecretFile = Field(default="", description="File of the certificate's private key, PEM, without a password.")
+    ca_file: SecretFile = Field(
+        default="", description="File of the authorities, or single certificates, that peers are trusted by, PEM."
+    )
+    profile: Literal["bcp195", "modified-bcp195"] = Field(
+        default="bcp195", description='Secure transport connection profile: "bcp195" (PS3.15 B.12) or "modified-bcp195" (B.13).'
+    )
+    peers: CertificateNames = Field(
+        default={},
+        description='Certificates by AE title, { CT1 = ["ct1.example"] }: names in it, or "sha256:HEX"; empty: any trusted one.',
+    )
+    warn_days: PositiveInteger = Field(default=30, description="Days before the end of a certificate from which check warns.")
+
+    @field_validator("ca_file")
+    @classmethod
+    def _require_all_files(cls, value: str, info: ValidationInfo) -> str:
+        files = [info.data.get("certificate_file", ""), info.data.get("key_file", ""), value]
+        if any(files) and not all(files):
+            raise ValueError("certificate_file, key_file and ca_file belong together: name all or none")
+        return value
 
 
 class StorageConfig(Section):
@@ -542,6 +603,7 @@ class Config(BaseSettings):
 
     listener: ListenerConfig = Field(default_factory=ListenerConfig)
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
+    tls: TlsConfig = Field(default_factory=TlsConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     catalog: CatalogConfig = Field(default_factory=CatalogConfig)
     study: StudyConfig = Field(default_factory=StudyConfig)
@@ -598,7 +660,28 @@ def load(path: Path | None = None) -> Config:
         raise file.translate_validation_error(error, origin, key_descriptions()) from error
     except SettingsError as error:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
+    _require_tls_files(config, origin)
     return _apply_url_file(config, origin)
+
+
+def _require_tls_files(config: Config, origin: file.ConfigOrigin) -> None:
+    """Refuse a use of TLS without the files of [tls], and a TLS port that is the other port."""
+    uses = {"listener.tls_port": config.listener.tls_port, "listener.require_tls": config.listener.require_tls}
+    for key, used in (uses | {"archive.tls": config.archive.tls}).items():
+        if used and not config.tls.certificate_file:
+            raise ConfigurationError(
+                f"{origin.location(key)}: {key} needs certificates", hint="set certificate_file, key_file and ca_file in [tls]"
+            )
+    if config.listener.require_tls and not config.listener.tls_port:
+        raise ConfigurationError(
+            f"{origin.location('listener.require_tls')}: listener.require_tls = true leaves no port to senders",
+            hint="set listener.tls_port, usually 2762",
+        )
+    if config.listener.tls_port == config.listener.port:
+        raise ConfigurationError(
+            f"{origin.location('listener.tls_port')}: listener.port and listener.tls_port are both {config.listener.port}",
+            hint="TLS needs a port of its own, usually 2762",
+        )
 
 
 def read_authorization(config: Config, path: Path | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,59 @@ def check_ae_title(value: str) -> str:
 def check_optional_ae_title(value: str) -> str:
     """Check an AE title that may be empty."""
     return check_ae_title(value) if value.strip() else ""
+
+
+def split_caller(entry: str) -> tuple[str, IPv4Network | IPv6Network | None]:
+    """Split an entry of an allow-list, AE or AE@ADDRESSES, into AE title and network; None: any address. ValueError."""
+    title, mark, addresses = entry.rpartition("@")
+    if not mark or not re.fullmatch(r"[0-9A-Fa-f:.]+(/\d+)?", addresses) or not re.search(r"[.:/]", addresses):
+        return check_ae_title(entry), None  # an AE title may have the sign
+    try:
+        return check_ae_title(title), ip_network(addresses)
+    except ValueError as error:
+        raise ValueError(f"{entry!r}: {error}; write AE@ADDRESS or AE@NETWORK/BITS, as CT1@10.20.0.0/16") from None
+
+
+def check_caller(entry: str) -> str:
+    """Check an entry of an allow-list: an AE title, alone or with the addresses that it may call from."""
+    title, network = split_caller(entry)
+    return title if network is None else f"{title}@{network}"
+
+
+def check_peer_addresses(value: dict[str, str]) -> dict[str, str]:
+    """Check a table of addresses: AE titles with HOST:PORT or [IPv6]:PORT."""
+    for title, address in value.items():
+        check_ae_title(title)
+        split_address(address)
+    return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT or [IPv6]:PORT. ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r} is not HOST:PORT, as 10.20.1.7:104")
+    return check_host(host.strip("[]")), int(port)
+
+
+def check_certificate_names(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Check a table of certificates: AE titles, or "*", with names of subjects or fingerprints "sha256:HEX"."""
+    for title, names in value.items():
+        check_ae_title(title)
+        if not names or not all(name.strip() for name in names):
+            raise ValueError(f'{title!r} has no name: write {title} = ["name in the certificate"]')
+        for name in names:
+            digits = name.casefold().removeprefix("sha256:").replace(":", "")
+            if name.casefold().startswith("sha256:") and not re.fullmatch("[0-9a-f]{64}", digits):
+                raise ValueError(f"{name!r} is no SHA-256 fingerprint: openssl x509 -noout -fingerprint -sha256 -in FILE prints it")
+    return value
+
+
+def check_secret_file(value: str) -> str:
+    """Check the name of a file with a secret: empty, an absolute path, or the bare name of a systemd credential."""
+    if value and not value.startswith("/") and "/" in value:
+        raise ValueError("an absolute path, or the bare name of a systemd credential")
+    return value
 
 
 def split_list(value: Any) -> Any:
@@ -160,11 +213,17 @@ def check_language(value: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
+StringNames = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Callers = Annotated[tuple[Annotated[str, AfterValidator(check_caller)], ...], NoDecode, BeforeValidator(split_list)]
+CertificateNames = Annotated[dict[str, StringNames], AfterValidator(check_certificate_names)]
+PeerAddresses = Annotated[dict[str, str], AfterValidator(check_peer_addresses)]
+SecretFile = Annotated[str, AfterValidator(check_secret_file)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
 VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Host = Annotated[str, AfterValidator(check_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+OptionalPort = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInteger = Annotated[int, Field(ge=1)]

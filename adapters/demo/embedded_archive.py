@@ -92,10 +92,16 @@ class EmbeddedArchive:
         return SUCCESS
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        """Answer a C-FIND of Study level (PS3.4 C.6.2.1), by StudyInstanceUID."""
+        """Answer a C-FIND of Study level, by StudyInstanceUID, or of Image level, by SOPInstanceUID (PS3.4 C.6.2.1)."""
         wanted = str(event.identifier.get("StudyInstanceUID", ""))
         found = self.list_files(wanted)
-        if found:
+        if event.identifier.get("QueryRetrieveLevel", "") == "IMAGE":
+            uid = str(event.identifier.get("SOPInstanceUID", ""))
+            if any(path.stem == uid and path.exists() for path in found):
+                answer = Dataset()
+                answer.QueryRetrieveLevel, answer.StudyInstanceUID, answer.SOPInstanceUID = "IMAGE", wanted, uid
+                yield PENDING, answer
+        elif found:
             answer = Dataset()
             answer.QueryRetrieveLevel, answer.StudyInstanceUID = "STUDY", wanted
             answer.NumberOfStudyRelatedInstances = len(found)

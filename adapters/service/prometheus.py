@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from adapters.service.scrape_server import ScrapeServer
-from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
+from pipeline.domain import DeliveryState, JobKind, JobState, ReportState, StudyState, VersionState
 from pipeline.errors import RadclipdError, TransientError
 from pipeline.figures import ArchiveFigures, BackfillFigures, QueueFigures
 from pipeline.learn import LearnResult
@@ -68,12 +68,16 @@ class TimedCache(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSources:
-    """The sources of the figures; each may raise RadclipdError. `disk_usage`: bytes by a name of DISK_GAUGES."""
+    """The sources of the figures; each may raise RadclipdError. `disk_usage`: bytes by a name of DISK_GAUGES.
+
+    `certificate_ends`: seconds since 1970 by key of the file and subject.
+    """
 
     queue_figures: Callable[[], QueueFigures]
     archive_figures: Callable[[], ArchiveFigures]
     disk_usage: Callable[[], Mapping[str, int]]
     schema: str
+    certificate_ends: Callable[[], Mapping[tuple[str, str], float]] = dict
 
 
 class CatalogCollector(Collector):
@@ -99,6 +103,7 @@ class CatalogCollector(Collector):
             lambda: _build_disk_metrics(self._sources.disk_usage()),
         ):
             up = _collect_source(query, families) and up
+        _collect_source(lambda: _build_certificate_metrics(self._sources.certificate_ends()), families)
         yield GaugeMetricFamily("radclipd_catalog_up", "1 where the catalog and the disks have answered, else 0.", value=float(up))
         yield from families
 
@@ -181,6 +186,8 @@ def _build_learning_metrics(figures: QueueFigures) -> Iterator[Metric]:
 def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
     yield _make_gauge("ignored_studies", "Ignored studies, by each of their reasons.", ("reason",), _key_by_label(archive.ignored))
+    delivered = _count_every_state(DeliveryState, archive.deliveries)
+    yield _make_gauge("deliveries", "Objects of reports at their destination.", ("state",), delivered)
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     decided = {(finding, decision.value): count for (finding, decision), count in archive.decisions.items()}
     description = "Decisions on the newest thousand studies that the serving version has scored."
@@ -230,6 +237,11 @@ def _build_backfill_metrics(backfills: Mapping[str, BackfillFigures]) -> Iterato
 def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
     for name, count in usage.items():
         yield GaugeMetricFamily(f"radclipd_{name}_bytes", DISK_GAUGES[name], value=count)
+
+
+def _build_certificate_metrics(ends: Mapping[tuple[str, str], float]) -> Iterator[Metric]:
+    description = "End of each certificate in the files of DICOM TLS."
+    yield _make_gauge("certificate_end_timestamp_seconds", description, ("file", "subject"), ends)
 
 
 DISK_GAUGES = {

@@ -125,17 +125,19 @@ def _adopt_socket(descriptor: int) -> socket.socket:
 _SOCKET_HINT = "the socket unit needs ListenStream=PORT and Accept=no"
 
 
-def bind(host: str, port: int, *, backlog: int = BACKLOG) -> socket.socket:
+def bind(host: str, port: int, *, backlog: int = BACKLOG, port_key: str = "port") -> socket.socket:
     """Return a listening TCP socket. FatalError where the address is taken, unknown or not allowed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
     except (OSError, UnicodeError) as error:
-        message, hint = explain_bind_error(host, port, error, section="listener", host_key="host")
+        message, hint = explain_bind_error(host, port, error, section="listener", host_key="host", port_key=port_key)
         raise FatalError(message, hint=hint) from error
 
 
-def explain_bind_error(host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str) -> tuple[str, str]:
+def explain_bind_error(
+    host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str, port_key: str = "port"
+) -> tuple[str, str]:
     """Return message and hint for an address of the configuration that cannot be bound."""
     if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: no label of a name can be empty or long
         return (
@@ -146,8 +148,8 @@ def explain_bind_error(host: str, port: int, error: OSError | UnicodeError, *, s
     if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         return f"{section}.{host_key} = {host!r} is not an address of this host", f"see `ip address`; {_ANY_HOST}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return message, f"only root binds a port below 1024: let the socket unit bind it, or set {section}.port"
-    return message, f"another program has the port (ss -ltnp), or set {section}.port"
+        return message, f"only root binds a port below 1024: let the socket unit bind it, or set {section}.{port_key}"
+    return message, f"another program has the port (ss -ltnp), or set {section}.{port_key}"
 
 
 _ANY_HOST = "0.0.0.0 is every address of this host, 127.0.0.1 this host only"

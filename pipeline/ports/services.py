@@ -30,6 +30,7 @@ from pipeline.domain import (
     VisibleObject,
 )
 from pipeline.ports.backfill import Backfills
+from pipeline.ports.deliveries import Deliveries
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, ReaderDocuments, Requests, SecondReadings
@@ -80,6 +81,8 @@ class Transaction(Protocol):
     def references(self) -> References: ...
     @property
     def reports(self) -> Reports: ...
+    @property
+    def deliveries(self) -> Deliveries: ...
     @property
     def stops(self) -> ReportStops: ...
     @property

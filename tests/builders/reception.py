@@ -15,8 +15,10 @@ from pydicom.uid import UID, CTImageStorage
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
+from adapters.dicom.network.commitment_service import CommitmentService
 from adapters.dicom.network.dimse import VERIFICATION
 from adapters.dicom.network.listener import Listener, ListenerSettings
+from adapters.dicom.network.tls import TlsEndpoint
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.ports.services import IncomingFile
 from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION
@@ -60,13 +62,21 @@ class FakeReception:
 
 
 @contextlib.contextmanager
-def listening(reception: FakeReception, *adopted: socket.socket, **settings: Any) -> Iterator[Listener]:
+def listening(
+    reception: FakeReception,
+    *adopted: socket.socket,
+    tls: TlsEndpoint | None = None,
+    commitment: CommitmentService | None = None,
+    **settings: Any,
+) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
         open_incoming=reception.open_incoming,
         receive=reception.receive,
         mark_released=reception.mark_released,
         audit=reception.events.append,
+        tls=tls,
+        commitment=commitment,
     )
     listener.start(*adopted)
     try:

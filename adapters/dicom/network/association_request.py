@@ -1,9 +1,9 @@
 """The A-ASSOCIATE-RQ (PS3.8 9.3.2) as peers write it: what the standard tells to ignore is ignored, what must be refused is named.
 
 pynetdicom, which negotiates the association, is stricter than the standard and raises exceptions on the way. It gets the request
-written anew: AE titles without padding, presentation contexts with valid names, and of the user information the maximum length
-and the implementation's names. The other negotiations of PS3.7 annex D are optional; an acceptor declines them by leaving them out
-of its answer.
+written anew: AE titles without padding, presentation contexts with valid names, and of the user information the maximum length,
+the implementation's names and the roles in storage commitment. The other negotiations of PS3.7 annex D are optional; an acceptor
+declines them by leaving them out of its answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from adapters.dicom.network.dimse import STORAGE_COMMITMENT
 from adapters.dicom.network.pdu_reader import PDU_HEADER, MalformedPdu
 
 A_ASSOCIATE_RQ, A_ASSOCIATE_RJ, A_ABORT = 0x01, 0x03, 0x07  # PDU types, PS3.8 9.3.1
@@ -20,6 +21,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 APPLICATION_ITEM, CONTEXT_ITEM, USER_ITEM = 0x10, 0x20, 0x50  # item types, PS3.8 9.3.2
 ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM = 0x30, 0x40
 MAXIMUM_LENGTH_ITEM, IMPLEMENTATION_CLASS_ITEM, IMPLEMENTATION_VERSION_ITEM = 0x51, 0x52, 0x55  # PS3.8 D.1, PS3.7 D.3.3.2
+ROLE_ITEM = 0x54  # SCP/SCU role selection, PS3.7 D.3.3.4
 ITEM_HEADER = 4
 FIXED_BYTES = 68  # of the body before the first item
 CONTEXT_FIXED_BYTES = 4
@@ -85,6 +87,20 @@ class ProposedContext:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleSelection:
+    """The roles that the requestor proposes for itself in one SOP class."""
+
+    sop_class_uid: str
+    is_scu: bool
+    is_scp: bool
+
+    def encode(self) -> bytes:
+        """Return the content of the item."""
+        uid = self.sop_class_uid.encode()
+        return struct.pack(">H", len(uid)) + uid + bytes([self.is_scu, self.is_scp])
+
+
+@dataclass(frozen=True, slots=True)
 class AssociationRequest:
     """A decoded A-ASSOCIATE-RQ. `rejection`: the reason that the request itself gives."""
 
@@ -95,6 +111,7 @@ class AssociationRequest:
     implementation_class_uid: str
     implementation_version_name: str
     rejection: Rejection | None
+    roles: tuple[RoleSelection, ...] = ()
 
     @property
     def faulty_contexts(self) -> tuple[ProposedContext, ...]:
@@ -110,6 +127,7 @@ class AssociationRequest:
             information += _encode_item(IMPLEMENTATION_CLASS_ITEM, self.implementation_class_uid.encode())
         if self.implementation_version_name:
             information += _encode_item(IMPLEMENTATION_VERSION_ITEM, self.implementation_version_name.encode())
+        information += b"".join(_encode_item(ROLE_ITEM, role.encode()) for role in self.roles)
         titles = b"".join(title.encode().ljust(AE_TITLE_BYTES) for title in (self.called_ae_title, self.calling_ae_title))
         items.append(_encode_item(USER_ITEM, information))
         body = struct.pack(">HH", SUPPORTED_VERSION, 0) + titles + bytes(32) + b"".join(items)
@@ -124,6 +142,7 @@ def decode_request(pdu: bytes | bytearray) -> AssociationRequest:
     called, calling = _decode_title(pdu[10:26]), _decode_title(pdu[26:42])
     application, contexts = "", dict[int, ProposedContext]()
     information: dict[int, bytes] = {}
+    roles: list[RoleSelection] = []
     for kind, content in _split_items(bytes(pdu[PDU_HEADER + FIXED_BYTES :])):
         if kind == APPLICATION_ITEM:
             application = application or _decode_uid(content)
@@ -132,6 +151,7 @@ def decode_request(pdu: bytes | bytearray) -> AssociationRequest:
             contexts.setdefault(context.number, context)
         elif kind == USER_ITEM:
             information = dict(_split_items(content)) | information
+            roles += [role for kind, item in _split_items(content) if kind == ROLE_ITEM and (role := _decode_role(item))]
     return AssociationRequest(
         calling_ae_title=calling or "",
         called_ae_title=called or "",
@@ -140,6 +160,7 @@ def decode_request(pdu: bytes | bytearray) -> AssociationRequest:
         implementation_class_uid=_decode_uid(information.get(IMPLEMENTATION_CLASS_ITEM, b"")),
         implementation_version_name=_decode_version_name(information.get(IMPLEMENTATION_VERSION_ITEM, b"")),
         rejection=_find_rejection(version, application, called, calling, contexts),
+        roles=tuple({role.sop_class_uid: role for role in reversed(roles)}.values()),
     )
 
 
@@ -180,6 +201,15 @@ def _decode_version_name(content: bytes) -> str:
 
 def _decode_maximum_length(content: bytes) -> int:
     return int.from_bytes(content, "big") if len(content) == 4 else DEFAULT_MAXIMUM_LENGTH
+
+
+def _decode_role(content: bytes) -> RoleSelection | None:
+    """Return the roles where they are proposed for storage commitment, the one class in which the listener negotiates them."""
+    length = int.from_bytes(content[:2], "big")
+    uid, roles = _decode_uid(content[2 : 2 + length]), content[2 + length :]
+    if uid != STORAGE_COMMITMENT or len(roles) < 2:
+        return None
+    return RoleSelection(uid, is_scu=roles[0] == 1, is_scp=roles[1] == 1)
 
 
 def _decode_context(content: bytes) -> ProposedContext:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF  # Command Field, PS3.7 E.1-1
+N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 RESPONSE = 0x8000
 """Bit of the Command Field of every response."""
 NO_DATA_SET = 0x0101  # Command Data Set Type; any other value: there is one
@@ -17,7 +18,9 @@ COMMENT_LENGTH = 64  # characters of Error Comment, VR LO
 
 AFFECTED_SOP_CLASS_UID, REQUESTED_SOP_CLASS_UID, COMMAND_FIELD, MESSAGE_ID = 0x0002, 0x0003, 0x0100, 0x0110
 MESSAGE_ID_BEING_RESPONDED_TO, COMMAND_DATA_SET_TYPE, STATUS = 0x0120, 0x0800, 0x0900
-ERROR_COMMENT, AFFECTED_SOP_INSTANCE_UID = 0x0902, 0x1000
+ERROR_COMMENT, AFFECTED_SOP_INSTANCE_UID, REQUESTED_SOP_INSTANCE_UID = 0x0902, 0x1000, 0x1001
+EVENT_TYPE_ID = 0x1002
+HAS_DATA_SET = 0x0001
 ELEMENT_HEADER = 8
 
 
@@ -46,7 +49,7 @@ def decode_command_set(encoded: bytes | bytearray) -> CommandSet:
         message_id=_decode_unsigned_short(elements, MESSAGE_ID) if is_request else 0,
         has_data_set=_decode_unsigned_short(elements, COMMAND_DATA_SET_TYPE) != NO_DATA_SET,
         sop_class_uid=_decode_uid(elements.get(AFFECTED_SOP_CLASS_UID) or elements.get(REQUESTED_SOP_CLASS_UID, b"")),
-        sop_instance_uid=_decode_uid(elements.get(AFFECTED_SOP_INSTANCE_UID, b"")),
+        sop_instance_uid=_decode_uid(elements.get(AFFECTED_SOP_INSTANCE_UID) or elements.get(REQUESTED_SOP_INSTANCE_UID, b"")),
     )
 
 
@@ -64,6 +67,24 @@ def encode_response(request: CommandSet, status: int, comment: str = "") -> byte
         elements.append(_encode_element(ERROR_COMMENT, text + b" " * (len(text) % 2)))
     if request.sop_instance_uid:
         elements.append(_encode_uid(AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid))
+    return _join_elements(elements)
+
+
+def encode_event_report(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int) -> bytes:
+    """Return the command set of an N-EVENT-REPORT-RQ (PS3.7 10.3.1.1), which a data set follows."""
+    return _join_elements(
+        [
+            _encode_uid(AFFECTED_SOP_CLASS_UID, sop_class_uid),
+            _encode_unsigned_short(COMMAND_FIELD, N_EVENT_REPORT_RQ),
+            _encode_unsigned_short(MESSAGE_ID, message_id),
+            _encode_unsigned_short(COMMAND_DATA_SET_TYPE, HAS_DATA_SET),
+            _encode_uid(AFFECTED_SOP_INSTANCE_UID, sop_instance_uid),
+            _encode_unsigned_short(EVENT_TYPE_ID, event_type),
+        ]
+    )
+
+
+def _join_elements(elements: list[bytes]) -> bytes:
     encoded = b"".join(elements)
     return _encode_element(0, struct.pack("<L", len(encoded))) + encoded
 

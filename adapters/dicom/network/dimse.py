@@ -6,6 +6,8 @@ Statuses: PS3.7 annex C; of C-STORE PS3.4 table B.2-1; of C-FIND, C-GET and C-MO
 from __future__ import annotations
 
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 A.4
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model SOP Class, PS3.4 J.3
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # its well-known SOP Instance
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"

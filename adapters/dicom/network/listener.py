@@ -20,25 +20,32 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
 from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UID_PATTERN
+from adapters.dicom.network.allow_list import ANY, AllowList
 from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, PeerShares, ProcessSlots, SlotHolder
 from adapters.dicom.network.association_request import AssociationRequest, Rejection, reject_called_title, reject_calling_title
 from adapters.dicom.network.audit_writer import AuditWriter
 from adapters.dicom.network.command_set import CommandSet
+from adapters.dicom.network.commitment_service import CommitmentService
 from adapters.dicom.network.dimse import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     DIFFERENT_INSTANCE,
     NOT_AUTHORIZED,
     OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
     SOP_CLASS_NOT_SUPPORTED,
+    STORAGE_COMMITMENT,
     SUCCESS,
     UNEXPECTED_ERROR,
+    UNRECOGNIZED_OPERATION,
     VERIFICATION,
 )
 from adapters.dicom.network.pending_connections import IPV4_MAPPED, PendingConnection, PendingConnections
 from adapters.dicom.network.received_dataset import ReceivedDataset, RefusedDataset
 from adapters.dicom.network.server import DrainableServer
 from adapters.dicom.network.storage_classes import accepted_sop_classes, supported_contexts
+from adapters.dicom.network.streaming_dimse import DimseAnswer
+from adapters.dicom.network.tls import PeerCertificate, TlsEndpoint
 from adapters.dicom.network.upper_layer import EventDrivenDul
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import (
@@ -57,7 +64,6 @@ STATUS_BY_ERROR: dict[type[RadclipdError], int] = {
     DataSetUnreadable: CANNOT_UNDERSTAND,
     DifferentInstance: DIFFERENT_INSTANCE,
 }
-ANY = "*"
 NO_LIMIT = 100_000
 """Switches pynetdicom's own limit off, which rejects: above `max_associations` a sender waits, because many never retry."""
 ABORT_SECONDS = 5.0
@@ -77,6 +83,8 @@ class ListenerSettings:
     ae_title: str = "RADCLIPD"
     called_ae_titles: Sequence[str] = ()
     calling_ae_titles: Sequence[str] = ("ORTHANC",)
+    tls_port: int = 0
+    require_tls: bool = False
     max_associations: int = 32
     max_pdu: int = 0
     other_storage: str = "refuse"
@@ -97,26 +105,34 @@ class Listener:
         mark_released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
+        tls: TlsEndpoint | None = None,
+        commitment: CommitmentService | None = None,
     ) -> None:
         """`open_incoming` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
 
         `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
+        `tls`: for `settings.tls_port`. `commitment`: None: no storage commitment.
         """
-        self._settings = settings
+        self._settings, self._tls, self._commitment = settings, tls, commitment
         self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
         self._limit = AssociationLimit(
             slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations, settings.processes)
         )
         self._port_is_shared = slots is not None
-        self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association)
+        self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association, commitment)
         self._holders: dict[Association, SlotHolder | None] = {}  # None: the watchdog's
         self._servers: list[DrainableServer] = []
         self._pending: PendingConnections | None = None
         self._is_drained = False
 
     def start(self, *adopted: socket.socket) -> None:
-        """Listen on the adopted sockets, or on one of its own. OSError where the port is not available."""
+        """Listen on the adopted sockets, or on one of its own. OSError where the port is not available; ConfigurationError.
+
+        The sockets at `settings.tls_port` have TLS.
+        """
         settings = self._settings
+        if self._tls is not None:
+            self._tls.load()
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # also private classes
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
@@ -127,6 +143,8 @@ class Listener:
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)
+        if self._commitment is not None and self._commitment.settings.is_on:  # either role: a sender asks, an archive tells
+            ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
         self._servers = [self._make_server(ae, sock) for sock in adopted or (None,)]
         self._pending = PendingConnections(self._servers, self._limit, self, settings.first_message_seconds)
         self._pending.start()
@@ -141,6 +159,7 @@ class Listener:
             port_is_shared=self._port_is_shared,
             services=self._services,
             shared_contexts=ae.supported_contexts,
+            tls=self._tls if sock is not None and sock.getsockname()[1] == self._settings.tls_port else None,
         )
         return cast(DrainableServer, server)
 
@@ -171,14 +190,19 @@ class Listener:
 
     # Decisions about connections: see `AssociationDesk`.
 
-    def find_rejection(self, request: AssociationRequest, address: str) -> Rejection | None:
-        """Return why the AE titles are rejected, or None."""
+    def find_rejection(self, request: AssociationRequest, address: str, certificate: PeerCertificate | None) -> Rejection | None:
+        """Return why the AE titles are rejected, or None. `certificate`: None on a port without TLS."""
         called = tuple(self._settings.called_ae_titles) or (self._settings.ae_title,)
         if ANY not in called and request.called_ae_title not in called:
             return reject_called_title("listener.called_ae_titles does not name it")
-        if self._services.is_allowed_caller(request.calling_ae_title) or self.is_own_probe(request, address):
+        if self.is_own_probe(request, address):
             return None
-        return reject_calling_title("listener.calling_ae_titles does not name it")
+        if certificate is None and self._settings.require_tls:
+            return reject_calling_title("listener.require_tls: it must use the TLS port")
+        fault = self._services.allow_list.find_fault(request.calling_ae_title, address)
+        if not fault and self._tls is not None:
+            fault = self._tls.find_mismatch(request.calling_ae_title, certificate)
+        return reject_calling_title(fault) if fault else None
 
     def is_own_probe(self, request: AssociationRequest, address: str) -> bool:
         """The watchdog calls its own AE title from this host; it must get through when all slots are taken."""
@@ -247,16 +271,19 @@ class _StoreServices:
         receive: Callable[[Header, IncomingFile, Sender], Receipt],
         audit_writer: AuditWriter,
         end_association: Callable[[Association], None],
+        commitment: CommitmentService | None,
     ) -> None:
         self.first_message_seconds = settings.first_message_seconds
         self.end_association = end_association
-        self._settings, self._audit_writer = settings, audit_writer
+        self._settings, self._audit_writer, self._commitment = settings, audit_writer, commitment
         self._open_incoming, self._receive = open_incoming, receive
+        self.allow_list = AllowList(settings.calling_ae_titles)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
 
-    def is_allowed_caller(self, ae_title: str) -> bool:
-        """Tell whether `listener.calling_ae_titles` names it."""
-        return ANY in self._settings.calling_ae_titles or ae_title in self._settings.calling_ae_titles
+    def _may_request(self, sender: Sender) -> bool:
+        """Tell whether a sender may do more than C-ECHO. The daemon's own check of the port needs no TLS, and may not."""
+        is_own_title = sender.ae_title == self._settings.ae_title
+        return self.allow_list.admits(sender.ae_title, sender.address) and not (self._settings.require_tls and is_own_title)
 
     def pop_studies(self, association: Association) -> set[str]:
         """Return the studies of the instances that the association has stored, once."""
@@ -276,7 +303,8 @@ class _StoreServices:
 
     def _find_refusal(self, association: Association, context: int, request: CommandSet) -> tuple[int, str] | None:
         """Return status and reason where the request alone decides."""
-        if not self.is_allowed_caller(identify_sender(association).ae_title):
+        sender = identify_sender(association)
+        if not self._may_request(sender):
             return NOT_AUTHORIZED, "the watchdog's association is for C-ECHO"
         for name, uid in (("SOP Class UID", request.sop_class_uid), ("SOP Instance UID", request.sop_instance_uid)):
             if not UID_PATTERN.fullmatch(uid):
@@ -284,9 +312,22 @@ class _StoreServices:
                 return DATA_SET_DOES_NOT_MATCH_SOP_CLASS, f"the Affected {name} is {fault}"
         accepted = accepted_sop_classes(other_storage=self._settings.other_storage)
         is_accepted = self._settings.other_storage == "keep" or request.sop_class_uid in accepted
-        if association._accepted_cx[context].abstract_syntax == VERIFICATION or not is_accepted:
+        if association._accepted_cx[context].abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT) or not is_accepted:
             return SOP_CLASS_NOT_SUPPORTED, "the SOP class is not one that was negotiated for storage"
         return None
+
+    def serve_commitment(self, association: Association, context: int, request: CommandSet, information: bytes) -> DimseAnswer:
+        """Return the answer to an N-ACTION or N-EVENT-REPORT."""
+        sender = identify_sender(association)
+        if self._commitment is None or not self._commitment.settings.is_on:
+            return DimseAnswer(UNRECOGNIZED_OPERATION)
+        if not self._may_request(sender):
+            return DimseAnswer(NOT_AUTHORIZED, "the watchdog's association is for C-ECHO")
+        syntax = str(association._accepted_cx[context].transfer_syntax[0])
+        try:
+            return self._commitment.serve(request, sender, information, syntax)
+        except Exception as error:  # of any kind: the peer gets a failure, and asks again
+            return DimseAnswer(PROCESSING_FAILURE, _describe_fault(error)[1])
 
     def store_instance(self, association: Association, request: CommandSet, data_set: BytesIO | None) -> tuple[int, str]:
         """Return status and comment of a C-STORE: PS3.4 B.2.3."""

@@ -7,7 +7,7 @@ OTHER_PDUS = (1, 2, 3, 5, 6, 7)
 PDU_HEADER = 6  # type, reserved, length: PS3.8 table 9-22
 PDV_HEADER = 6  # item length, presentation context, message control header: table 9-23 and annex E.2
 LENGTH_BYTES = 4
-COMMAND, LAST = 0x01, 0x02  # bits of the message control header, PS3.8 E.2
+COMMAND, DATA, LAST = 0x01, 0x00, 0x02  # bits of the message control header, PS3.8 E.2
 
 BUFFER_BYTES = 1 << 18
 """Buffer size of an association. Only P-DATA-TF PDUs may be larger: an A-ASSOCIATE-RQ has some kilobytes."""

@@ -1,13 +1,14 @@
 """Connections before their association: one thread accepts them, reads their A-ASSOCIATE-RQ, and lets them wait for a slot.
 
-A peer that says nothing, and a peer that waits, costs a descriptor and no thread. A peer that is gone leaves the queue at once. All
-numbers here are bounded before anyone is known by an AE title.
+A peer that says nothing, one that does not go on with its TLS handshake, and one that waits cost a descriptor and no thread. A
+peer that is gone leaves the queue at once. All numbers here are bounded before anyone is known by an AE title.
 """
 
 from __future__ import annotations
 
 import selectors
 import socket as sockets
+import ssl
 import struct
 import threading
 import time
@@ -28,7 +29,9 @@ from adapters.dicom.network.association_request import (
     decode_request,
 )
 from adapters.dicom.network.event_fd import EventFd
+from adapters.dicom.network.handshakes import HandshakeResult, Handshakes
 from adapters.dicom.network.pdu_reader import BUFFER_BYTES, OTHER_PDUS, P_DATA_TF, PDU_HEADER, MalformedPdu
+from adapters.dicom.network.tls import CLIENT_HELLO, PeerCertificate, end_output
 from pipeline.errors import traceback_locations
 
 MAX_PENDING_CONNECTIONS = 512
@@ -62,11 +65,17 @@ class ConnectionServer(Protocol):
     socket: sockets.socket
 
     def accept_connection(self, held_slots: int) -> tuple[sockets.socket, ClientAddress]:
-        """Accept; return the connection and its peer. BlockingIOError where another process was faster; OSError."""
+        """Accept; return the connection and its peer. BlockingIOError where another process was faster; OSError.
+
+        Where the port has TLS, an ssl.SSLSocket that has not begun its handshake.
+        """
 
 
 class PendingConnection:
-    """A connection without an association. `request` is None until it has arrived; `closing_until` is set where it was refused."""
+    """A connection without an association. `request` is None until it has arrived; `closing_until` is set where it was refused.
+
+    `shakes_hands`: the TLS handshake is not complete. `is_busy`: a thread works on it, and this socket is not to be touched.
+    """
 
     def __init__(self, connection: sockets.socket, client: ClientAddress, server: ConnectionServer) -> None:
         self.connection, self.client, self.server = connection, client, server
@@ -75,6 +84,18 @@ class PendingConnection:
         self.request: AssociationRequest | None = None
         self.begun_at = time.monotonic()
         self.closing_until: float | None = None
+        self.certificate: PeerCertificate | None = None
+        self.shakes_hands = isinstance(connection, ssl.SSLSocket)
+        self.has_begun_handshake = self.is_busy = False
+
+    def receive(self) -> bytes | None:
+        """Return what has arrived, b"" at the end of the connection, None where nothing has; of a refused peer undecrypted."""
+        try:
+            if self.closing_until is not None:
+                return sockets.socket.recv(self.connection, READ_BYTES)
+            return self.connection.recv(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
 
     @property
     def peer(self) -> Peer:
@@ -89,8 +110,8 @@ class PendingConnection:
 class AssociationDesk(Protocol):
     """What the listener decides and does with a complete request."""
 
-    def find_rejection(self, request: AssociationRequest, address: str) -> Rejection | None:
-        """Return why the request is rejected, or None."""
+    def find_rejection(self, request: AssociationRequest, address: str, certificate: PeerCertificate | None) -> Rejection | None:
+        """Return why the request is rejected, or None. `certificate`: None on a port without TLS."""
 
     def is_own_probe(self, request: AssociationRequest, address: str) -> bool:
         """Tell whether the watchdog requests the association."""
@@ -114,6 +135,7 @@ class PendingConnections:
         self._pending: dict[PendingConnection, None] = {}  # in order of arrival
         self._waiting: dict[PendingConnection, None] = {}
         self._wakeup = EventFd()
+        self._handshakes: Handshakes[PendingConnection] = Handshakes(self._wakeup.signal)
         self._has_stopped_accepting, self._is_closed = threading.Event(), False
         self._is_draining = False
         self._thread = threading.Thread(target=self._run_loop, name="accept", daemon=True)
@@ -153,6 +175,8 @@ class PendingConnections:
         while not self._is_closed:
             for key, _ in self._selector.select(POLL_SECONDS if self._waiting else WAIT_SECONDS):
                 key.data()
+            for result in self._handshakes.take_results():
+                self._continue_handshake(result)
             if self._is_draining and not self._has_stopped_accepting.is_set():
                 self._close_servers()
             self._close_overdue()
@@ -172,6 +196,9 @@ class PendingConnections:
             self._reject_request(pending, CONGESTION)
         for pending in list(self._pending):
             self._forget_connection(pending)
+        self._handshakes.close()
+        for result in self._handshakes.take_results():
+            result.subject.connection.close()
         self._selector.close()
         self._wakeup.close()
 
@@ -189,7 +216,35 @@ class PendingConnections:
             self._drop_longest_silent()
         pending = PendingConnection(connection, client, server)
         self._pending[pending] = None
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._guard_connection(pending, self._read_connection))
+        self._await_input(pending)
+
+    def _await_input(self, pending: PendingConnection, events: int = selectors.EVENT_READ) -> None:
+        work = self._begin_handshake_step if pending.shakes_hands and pending.closing_until is None else self._read_connection
+        self._selector.register(pending.connection, events, lambda: self._guard_connection(pending, work))
+
+    def _begin_handshake_step(self, pending: PendingConnection) -> None:
+        """Let a thread work on the handshake, as far as the peer's bytes allow."""
+        if not pending.has_begun_handshake and not sockets.socket.recv(pending.connection, 1, sockets.MSG_PEEK):
+            self._forget_connection(pending)  # closed without a word
+            return
+        self._selector.unregister(pending.connection)
+        pending.is_busy = pending.has_begun_handshake = True
+        self._handshakes.begin_step(pending, pending.connection)
+
+    def _continue_handshake(self, result: HandshakeResult[PendingConnection]) -> None:
+        """Go on with a connection that a thread has worked on."""
+        pending = result.subject
+        pending.is_busy = False
+        if pending not in self._pending:  # forgotten meanwhile
+            pending.connection.close()
+        elif result.fault:
+            self._refuse_connection(pending, b"", f"TLS: {result.fault}")
+            self._await_input(pending)
+        elif result.awaited_events:
+            self._await_input(pending, result.awaited_events)
+        else:
+            pending.shakes_hands, pending.certificate = False, result.certificate
+            self._await_input(pending)
 
     def _drop_longest_silent(self) -> None:
         silent = next((pending for pending in self._pending if pending.is_silent), None)
@@ -208,9 +263,8 @@ class PendingConnections:
             self._forget_connection(pending)
 
     def _read_connection(self, pending: PendingConnection) -> None:
-        try:
-            content = pending.connection.recv(READ_BYTES)
-        except BlockingIOError:
+        content = pending.receive()
+        if content is None:
             return
         if not content:
             self._forget_connection(pending)
@@ -239,6 +293,8 @@ class PendingConnections:
             self._forget_connection(pending)
         elif kind == P_DATA_TF or kind in OTHER_PDUS:
             self._abort_connection(pending, UNEXPECTED_PDU, f"a PDU of type {kind} came before the association was accepted")
+        elif kind == CLIENT_HELLO:
+            self._abort_connection(pending, UNRECOGNIZED_PDU, "it speaks TLS on the port without TLS")
         else:
             self._abort_connection(pending, UNRECOGNIZED_PDU, "what it sent is not DICOM")
 
@@ -249,7 +305,7 @@ class PendingConnections:
             self._abort_connection(pending, INVALID_PARAMETER, str(error))
             return
         pending.request, pending.received = request, bytearray()
-        if (rejection := request.rejection or self._desk.find_rejection(request, pending.address)) is not None:
+        if (rejection := request.rejection or self._find_rejection(pending, request)) is not None:
             self._reject_request(pending, rejection)
         elif self._desk.is_own_probe(request, pending.address):
             if self._desk.count_own_probes() < MAX_OWN_PROBES:
@@ -260,6 +316,9 @@ class PendingConnections:
             self._reject_request(pending, TOO_MANY_ASSOCIATIONS)
         else:
             self._waiting[pending] = None
+
+    def _find_rejection(self, pending: PendingConnection, request: AssociationRequest) -> Rejection | None:
+        return self._desk.find_rejection(request, pending.address, pending.certificate)
 
     def _admit_waiting(self) -> None:
         while self._waiting:
@@ -297,8 +356,9 @@ class PendingConnections:
         pending.closing_until = time.monotonic() + CLOSE_SECONDS
         self._desk.note_refusal(pending, why)
         with suppress(OSError):  # the peer is gone
-            pending.connection.send(answer)
-            pending.connection.shutdown(sockets.SHUT_WR)
+            if answer:
+                pending.connection.send(answer)
+            end_output(pending.connection)
 
     def _close_overdue(self) -> None:
         now = time.monotonic()
@@ -306,7 +366,9 @@ class PendingConnections:
             if pending.closing_until is not None and now > pending.closing_until:
                 self._forget_connection(pending)
             elif pending.is_silent and now > pending.begun_at + self._timeout_seconds:
-                if pending.received:
+                if pending.has_begun_handshake and pending.shakes_hands:
+                    self._desk.note_refusal(pending, "TLS: the handshake was not complete in time")
+                elif pending.received:
                     self._desk.note_refusal(pending, "the A-ASSOCIATE-RQ was not complete in time")
                 self._forget_connection(pending)
 
@@ -314,5 +376,6 @@ class PendingConnections:
         if pending in self._pending:
             del self._pending[pending]
             self._waiting.pop(pending, None)
-            self._selector.unregister(pending.connection)
-            pending.connection.close()
+            if not pending.is_busy:  # otherwise its thread's result comes, and closes it
+                self._selector.unregister(pending.connection)
+                pending.connection.close()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket as sockets
+import ssl
 import struct
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from pynetdicom.transport import AssociationServer
 from adapters.dicom.network.association_request import AssociationRequest
 from adapters.dicom.network.pending_connections import ClientAddress
 from adapters.dicom.network.streaming_dimse import AssociationServices
+from adapters.dicom.network.tls import TlsEndpoint
 from adapters.dicom.network.upper_layer import UpperLayerRequestHandler
 
 BACKLOG = 128
@@ -30,7 +32,7 @@ class DrainableServer(AssociationServer):
     """A server on its own or on an adopted listening socket.
 
     `services`: what an association asks of the listener. `port_is_shared`: other processes accept from the same socket.
-    `shared_contexts`: the supported presentation contexts, read by all associations and changed by none.
+    `shared_contexts`: the supported presentation contexts, read by all associations and changed by none. `tls`: the port has TLS.
     """
 
     request_queue_size = BACKLOG
@@ -43,10 +45,11 @@ class DrainableServer(AssociationServer):
         shared_contexts: list[PresentationContext],
         adopted_socket: sockets.socket | None = None,
         port_is_shared: bool = False,
+        tls: TlsEndpoint | None = None,
         **keywords: Any,
     ) -> None:
         self.services, self.shared_contexts = services, shared_contexts
-        self._adopted_socket, self._port_is_shared = adopted_socket, port_is_shared
+        self._adopted_socket, self._port_is_shared, self._tls = adopted_socket, port_is_shared, tls
         super().__init__(*arguments, **keywords)
         self.contexts = []  # the base copies them for each association, which takes up to 100 ms
 
@@ -63,7 +66,10 @@ class DrainableServer(AssociationServer):
             super().server_activate()
 
     def accept_connection(self, held_slots: int) -> tuple[sockets.socket, ClientAddress]:
-        """Accept; return the connection and its peer. BlockingIOError where another process was faster; OSError."""
+        """Accept; return the connection and its peer. BlockingIOError where another process was faster; OSError.
+
+        Where the port has TLS, an ssl.SSLSocket that has not begun its handshake.
+        """
         if self._port_is_shared:  # the process with the fewest associations accepts first
             time.sleep(min(ACCEPT_DELAY_SECONDS * held_slots, MAX_ACCEPT_DELAY_SECONDS))
         connection, address = self.socket.accept()
@@ -72,10 +78,18 @@ class DrainableServer(AssociationServer):
         connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
             connection.setsockopt(sockets.IPPROTO_TCP, option, value)
-        return connection, address
+        if self._tls is None:
+            return connection, address
+        with connection:  # closed where TLS cannot begin; otherwise it has given its descriptor away
+            try:
+                return self._tls.accept(connection), address
+            except (OSError, ValueError) as error:  # the peer is gone: no connection, and no lack of descriptors
+                raise BlockingIOError("the peer is gone") from error
 
     def make_association(self, connection: sockets.socket, client: ClientAddress, request: AssociationRequest) -> Association:
         """Make the association of an accepted connection, with its request received. It is not started."""
+        if isinstance(connection, ssl.SSLSocket):  # read and written without blocking: a part of a TLS record holds up nobody
+            return UpperLayerRequestHandler(connection, client, self, request=request).association
         connection.setblocking(True)
         seconds = self.ae.network_timeout or 0
         connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))

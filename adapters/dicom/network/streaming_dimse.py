@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from io import BytesIO
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -15,6 +15,8 @@ from adapters.dicom.network.command_set import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
+    N_ACTION_RQ,
+    N_EVENT_REPORT_RQ,
     RESPONSE,
     CommandSet,
     MalformedCommandSet,
@@ -22,15 +24,25 @@ from adapters.dicom.network.command_set import (
     encode_response,
 )
 from adapters.dicom.network.dimse import SUCCESS, UNRECOGNIZED_OPERATION
-from adapters.dicom.network.pdu_reader import COMMAND, LAST, LENGTH_BYTES, Fragment, MalformedPdu
+from adapters.dicom.network.pdu_reader import COMMAND, DATA, LAST, LENGTH_BYTES, Fragment, MalformedPdu
 
 MAX_COMMAND_SET_BYTES = 1 << 16
 MAX_IGNORED_DATA_SET_BYTES = 1 << 20
 """Limit of the data set of a message that should have none."""
+MAX_INFORMATION_BYTES = 1 << 20
+"""Limit of the data set of a storage commitment message: about 7000 objects."""
 MAX_DISCARD_SECONDS = 10.0
 """Time in which the rest of a refused data set may come, so that the sender gets the status; then the association is aborted."""
 MIN_BYTES_PER_SECOND = 1024
 """Lowest mean rate of a message, after its first `network_timeout_seconds`: bytes that trickle must not hold a slot."""
+
+
+class DimseAnswer(NamedTuple):
+    """Status and comment of a response, and the message that follows on the same association: command set and data set."""
+
+    status: int
+    comment: str = ""
+    message: tuple[bytes, bytes] | None = None
 
 
 class AssociationServices(Protocol):
@@ -47,6 +59,9 @@ class AssociationServices(Protocol):
 
     def abandon_data_set(self, association: Association, request: CommandSet, data_set: BytesIO) -> None:
         """Discard a data set that will not be complete."""
+
+    def serve_commitment(self, association: Association, context: int, request: CommandSet, information: bytes) -> DimseAnswer:
+        """Return the answer to an N-ACTION or N-EVENT-REPORT, whose data set is complete or b""."""
 
     def end_association(self, association: Association) -> None:
         """Note that the connection is closed."""
@@ -75,6 +90,16 @@ class IgnoredDataSet(BytesIO):
         if self._left < 0:
             raise MalformedPdu("the data set of a message that should have none is too long")
         return len(fragment)
+
+
+class CollectedDataSet(BytesIO):
+    """The data set of a storage commitment message."""
+
+    def write(self, fragment: Any) -> int:
+        """Append the bytes. MalformedPdu above the limit."""
+        if self.tell() + len(fragment) > MAX_INFORMATION_BYTES:
+            raise MalformedPdu("the data set of a storage commitment message is too long")
+        return super().write(fragment)
 
 
 class StreamingDimse(DIMSEServiceProvider):
@@ -146,6 +171,8 @@ class StreamingDimse(DIMSEServiceProvider):
                 self._serve_message()
             elif request.field == C_STORE_RQ:
                 self._data_set = self._services.open_data_set(self.assoc, self._context, request)
+            elif request.field in (N_ACTION_RQ, N_EVENT_REPORT_RQ):
+                self._data_set = CollectedDataSet()
             else:
                 self._data_set = IgnoredDataSet()
 
@@ -160,18 +187,28 @@ class StreamingDimse(DIMSEServiceProvider):
                 self._send_response(context, encode_response(request, status, comment))
             elif request.field == C_ECHO_RQ:
                 self._send_response(context, encode_response(request, SUCCESS))
+            elif request.field in (N_ACTION_RQ, N_EVENT_REPORT_RQ):
+                self._serve_commitment(context, request, data_set.getvalue() if data_set is not None else b"")
             elif not request.field & RESPONSE and request.field != C_CANCEL_RQ:
                 self._send_response(context, encode_response(request, UNRECOGNIZED_OPERATION))
             self._context = None
 
-    def _send_response(self, context: int, encoded: bytes) -> None:
-        """Send a command set, in fragments no longer than the peer accepts."""
+    def _serve_commitment(self, context: int, request: CommandSet, information: bytes) -> None:
+        answer = self._services.serve_commitment(self.assoc, context, request, information)
+        self._send_response(context, encode_response(request, answer.status, answer.comment))
+        if answer.message is not None:  # its response, which comes later, needs no answer
+            command, data_set = answer.message
+            self._send_response(context, command)
+            self._send_response(context, data_set, kind=DATA)
+
+    def _send_response(self, context: int, encoded: bytes, kind: int = COMMAND) -> None:
+        """Send a command set, or a data set, in fragments no longer than the peer accepts."""
         limit = self.maximum_pdu_size
         size = max(1, limit - LENGTH_BYTES - 2) if limit else len(encoded)
         for start in range(0, len(encoded), size):
             is_last = start + size >= len(encoded)
             fragment = P_DATA()
-            control = bytes([COMMAND | LAST if is_last else COMMAND])
+            control = bytes([kind | LAST if is_last else kind])
             fragment.presentation_data_value_list.append((context, control + encoded[start : start + size]))
             self.dul.send_pdu(fragment)
 

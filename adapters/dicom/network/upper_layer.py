@@ -6,9 +6,9 @@ the middle of a PDU, holds whole PDUs and data sets in memory, polls a thousand 
 and ends a thread by an exception where a peer sends what it does not expect. The subclasses here override the methods responsible,
 in brackets, under pynetdicom's names:
 
-* `BufferedAssociationSocket` (`ready`, `_shutdown_socket`) reads all bytes that have arrived into one buffer of fixed size, the
-  `PduReader`, and never waits for more. P-DATA-TF PDUs (PS3.8 9.3.5) leave it in fragments as they arrive, all others as
-  complete PDUs.
+* `BufferedAssociationSocket` (`ready`, `_shutdown_socket`), in `association_socket.py`, reads all bytes that have arrived into one
+  buffer of fixed size, the `PduReader`, and never waits for more. P-DATA-TF PDUs (PS3.8 9.3.5) leave it in fragments as they
+  arrive, all others as complete PDUs. `TlsAssociationSocket` does the same over TLS.
 * `EventDrivenDul` (`_is_transport_event`, `_read_pdu_data`, `_process_recv_primitive`, `send_pdu`, `idle_timer_expired`) is the
   thread of the DICOM upper layer ("DUL"). It sleeps in poll(2) until the socket is readable or a primitive is to be sent, and
   passes fragments of P-DATA-TF to the state machine. Other PDUs go through pynetdicom's decoder once they are complete.
@@ -27,7 +27,6 @@ in brackets, under pynetdicom's names:
 from __future__ import annotations
 
 import queue
-import select
 import socket
 import threading
 import time
@@ -45,11 +44,12 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE, StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.transport import RequestHandler
 
 from adapters.dicom.network.association_request import A_ASSOCIATE_RQ, AssociationRequest
+from adapters.dicom.network.association_socket import CONNECTION_CLOSED, BufferedAssociationSocket, make_association_socket
 from adapters.dicom.network.event_fd import EventFd
-from adapters.dicom.network.pdu_reader import Fragment, MalformedPdu, PduReader
+from adapters.dicom.network.pdu_reader import Fragment, MalformedPdu
 from adapters.dicom.network.streaming_dimse import AssociationServices, StreamingDimse
 from pipeline.errors import traceback_locations
 
@@ -65,7 +65,7 @@ CLOSE_SECONDS = 1.0
 TICK_SECONDS = 0.05
 """Longest sleep: pynetdicom's timers and flags must be checked regularly."""
 
-INVALID_PDU, P_DATA_PDU, CONNECTION_CLOSED = "Evt19", "Evt10", "Evt17"  # PS3.8 table 9-7
+INVALID_PDU, P_DATA_PDU = "Evt19", "Evt10"  # PS3.8 table 9-7
 LOCAL_EVENTS = {"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"}
 """Events of a primitive of this side that waits in the queue."""
 UNEXPECTED_PDUS = {0x01: "Evt6", 0x02: "Evt3", 0x03: "Evt4", 0x06: "Evt13"}
@@ -96,49 +96,6 @@ class PDataFragments:
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(cast(Any, self._fragments))
         return primitive
-
-
-class BufferedAssociationSocket(AssociationSocket):
-    """A socket whose reads return at once, with as many bytes as have arrived and fit into the buffer."""
-
-    def __init__(self, association: Association, client: socket.socket) -> None:
-        super().__init__(association, client_socket=client)
-        self.pdu_reader = PduReader()
-        self._descriptor = client.fileno()
-        self._poll = select.poll()
-        self._poll.register(client, select.POLLIN)
-
-    def register_wakeup(self, descriptor: int) -> None:
-        """Let `wait` end also when this descriptor is readable."""
-        self._poll.register(descriptor, select.POLLIN)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for input from the peer or for a wake-up; return whether there is input."""
-        return any(found == self._descriptor for found, _ in self._poll.poll(seconds * 1000))
-
-    @property
-    def ready(self) -> bool:
-        """Whether a read would return bytes, or the end of the connection for the first time."""
-        return self.socket is not None and self.wait(0)
-
-    def read_available(self) -> bool:
-        """Read once; return False at the end of the connection, which is reported only once."""
-        try:
-            count = self.socket.recv_into(self.pdu_reader.get_buffer()) if self.socket is not None else 0
-        except OSError:  # reset by the peer, or shut down by the association's thread
-            count = 0
-        self.pdu_reader.buffer_updated(count)
-        if count == 0:
-            with suppress(KeyError):  # reported before
-                self._poll.unregister(self._descriptor)
-        return count > 0
-
-    def _shutdown_socket(self) -> None:
-        """Close the socket also where the peer has closed first, and shutdown(2) fails."""
-        if (client := self.socket) is not None:
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-            client.close()
 
 
 class ReactorCheckpoint(threading.Event):
@@ -231,9 +188,7 @@ class EventDrivenDul(DULServiceProvider):
     def await_close(self) -> None:
         """Send nothing more, and close when the peer has closed, or when it has had the time to."""
         self._close_until = time.monotonic() + CLOSE_SECONDS
-        with suppress(OSError):  # the peer has closed
-            if self.socket.socket is not None:
-                self.socket.socket.shutdown(socket.SHUT_WR)
+        self.socket.end_output()
 
     def idle_timer_expired(self) -> bool:
         """Whether the peer has been silent or slow for too long; the time in which it waits for a response does not count."""
@@ -381,7 +336,7 @@ class UpperLayerRequestHandler(RequestHandler):
         association.dul, association._reactor_checkpoint = dul, checkpoint
         association.acse_timeout = self.ae.acse_timeout  # sets the timers of the replaced parts
         association.network_timeout = self.ae.network_timeout
-        dul.socket = BufferedAssociationSocket(association, cast(socket.socket, self.request))
+        dul.socket = make_association_socket(association, cast(socket.socket, self.request))
         dul.socket.pdu_reader.preload(self._association_request.encode())
         association.dimse = StreamingDimse(association, dul, server.services)
         association.acse = NegotiationAcse(association, self._association_request)

@@ -28,6 +28,7 @@ from adapters.dicom.network.dimse import (
     UNABLE_TO_PROCESS_STATUSES,
 )
 from adapters.dicom.network.storage_classes import requested_contexts
+from adapters.dicom.network.tls import TlsEndpoint
 from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError, DataSetUnreadable, RefusedByArchive
@@ -50,8 +51,8 @@ class RetrieveSource(DicomArchive):
 
     supports_dates = True
 
-    def __init__(self, archive: ArchiveSettings, settings: RetrieveSettings) -> None:
-        super().__init__(archive)
+    def __init__(self, archive: ArchiveSettings, settings: RetrieveSettings, tls: TlsEndpoint | None = None) -> None:
+        super().__init__(archive, tls)
         self._retrieval = settings
         self.sender = Sender(archive.ae_title, archive.host[:64], archive.calling_ae_title)
 

@@ -184,6 +184,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
         ignored={"lateral view": 1, "key object selection": 1},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
+        deliveries={},
         decisions={(finding, Decision.PRESENT): 1 for finding in FINDINGS},
         instances=5,
         labels={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
@@ -443,6 +444,7 @@ def full_sources() -> MetricSources:
         ignored={},
         reports={},
         decisions={("Mass", Decision.PRESENT): 1, ("Mass", Decision.ABSENT): 3},
+        deliveries={},
         instances=1,
         labels={("Mass", LabelState.PRESENT): 1},
         open_requests=0,
@@ -456,6 +458,7 @@ def full_sources() -> MetricSources:
         archive_figures=lambda: archive,
         disk_usage=lambda: dict.fromkeys(DISK_GAUGES, next(room)),
         schema="9",
+        certificate_ends=lambda: {("certificate_file", "radclipd.example"): 1e9},
     )
 
 

@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 from pynetdicom.association import Association
 
+from adapters.app.listen import open_sockets
+from adapters.app.run import _load_with_same_tls_port
+from adapters.config.sections import Config
+from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 from adapters.ipc.slots import SharedSlots
-from tests.builders.dicom_files import dx
-from tests.builders.installation import Installation, kill
+from adapters.service import systemd
+from pipeline.errors import ArchiveUnreachable, ConfigurationError
+from tests.builders.certificates import CertificateAuthority, IssuedFiles
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.installation import Installation, free_port, kill
 from tests.builders.reception import associate, send, wait_for, with_meta
 
 
@@ -65,6 +72,53 @@ def test_several_processes_share_port_and_association_limit_and_drain_at_a_stop(
         assert process.wait(30) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in before)
     assert len(place.rows("SELECT * FROM v_studies")) == 6
+
+
+def test_several_processes_share_the_tls_port_and_refusals_stand_in_the_audit_table(tmp_path: Path) -> None:
+    authority, foreign = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "foreign")
+    own, sender = authority.issue("radclipd.example"), authority.issue("orthanc.example")
+    tls = {"certificate_file": str(own.certificate), "key_file": str(own.key), "ca_file": str(authority.ca_file)}
+    place = Installation(tmp_path, listener={"processes": 2, "tls_port": (port := free_port()), "require_tls": True}, tls=tls)
+    place.run("db", "upgrade")
+
+    def store(files: IssuedFiles) -> None:
+        settings = ArchiveSettings(ae_title="RADCLIPD", port=port, calling_ae_title="ORTHANC", timeout_seconds=5)
+        DicomArchive(settings, authority.endpoint(files)).store(file_of(dx()))
+
+    with place.running("listen"):
+        for _ in range(4):
+            store(sender)
+        with pytest.raises(ArchiveUnreachable):
+            store(foreign.issue("foreign.example"))
+        own.replace_with(authority.issue("renewed.example", days=2.1))  # no process is started anew for it
+        lines = place.run("check", check=False).stdout.splitlines()
+        assert any(
+            line.startswith("warn tls ") and f"over TLS on port {port}; certificate renewed.example" in line for line in lines
+        )
+    assert len(place.rows("SELECT * FROM v_studies")) == 4
+    (refused,) = place.rows("SELECT * FROM v_audit WHERE action = 'association' AND outcome = 'refused'")
+    assert "TLS: its certificate is not of an authority in tls.ca_file" in refused["detail"]
+
+
+def test_a_passed_socket_at_the_tls_port_is_the_tls_port_and_missing_sockets_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, secure = free_port(), systemd.bind("127.0.0.1", 0)
+    tls_port = secure.getsockname()[1]
+    wanted = {"host": "127.0.0.1", "port": plain, "tls_port": tls_port}
+    config = Config(listener=wanted)  # type: ignore[arg-type]  # pydantic makes the section
+    monkeypatch.setenv(systemd.INHERITED_FDS, str(secure.detach()))
+    for _ in range(2):  # passed, then bound
+        sockets = open_sockets(config)
+        assert [sock.getsockname()[1] for sock in sockets] == [plain, tls_port]
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_reload_does_not_turn_the_tls_port_into_one_without_tls(tmp_path: Path) -> None:
+    before = Config(listener={"tls_port": 2762})  # type: ignore[arg-type]
+    (tmp_path / "radclipd.toml").write_text("")
+    with pytest.raises(ConfigurationError, match="no longer 2762"):
+        _load_with_same_tls_port(tmp_path / "radclipd.toml", before)
+    assert _load_with_same_tls_port(tmp_path / "radclipd.toml", Config()) == Config()
 
 
 def test_all_processes_die_with_the_parent(place: Installation) -> None:

@@ -16,6 +16,7 @@ from pipeline.ports.services import (
     Transaction,
 )
 from tests.builders.fakes.backfills import FakeBackfills
+from tests.builders.fakes.deliveries import FakeDeliveries
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeReaderDocuments, FakeRequests, FakeSecondReadings
 from tests.builders.fakes.rows import CatalogTables
@@ -62,6 +63,7 @@ class FakeTransaction:
         self.thumbnails = FakeThumbnails(tables)
         self.references = FakeReferences(tables)
         self.reports = FakeReports(tables, now)
+        self.deliveries = FakeDeliveries(tables, now)
         self.stops = FakeReportStops(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 from pipeline.domain import (
     AuditEvent,
+    Delivery,
     Job,
     Label,
     ModelVersion,
@@ -32,6 +33,14 @@ class JobRow:
 
 
 @dataclass
+class DeliveryRow:
+    delivery: Delivery
+    report: str  # SOPInstanceUID
+    transaction_uid: str = ""
+    checked_at: datetime | None = None
+
+
+@dataclass
 class BackfillRows:
     days: dict[str, set[date]] = field(default_factory=dict)
     units: dict[tuple[str, str], tuple[str, BackfillCounts, str]] = field(default_factory=dict)  # change tag, counts, error
@@ -54,6 +63,7 @@ class CatalogTables:
     reports: dict[str, Report] = field(default_factory=dict)
     report_created: dict[str, datetime] = field(default_factory=dict)
     visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
+    deliveries: dict[tuple[str, str], DeliveryRow] = field(default_factory=dict)  # by SOPInstanceUID and destination
     first_sent: dict[str, datetime] = field(default_factory=dict)  # by study
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from adapters.app.compose import Parts
-from adapters.app.listen import build_listener
+from adapters.app.listen import build_listener, open_sockets
 from adapters.cli import check
 from adapters.config.sections import BackfillConfig, Config
 from adapters.demo.embedded_archive import EmbeddedArchive
+from adapters.dicom.network.certificates import read_certificates
+from adapters.service.systemd import bind
 from pipeline.errors import ConfigurationError
+from tests.builders.certificates import CertificateAuthority, IssuedFiles
 from tests.builders.installation import free_port
+from tests.builders.reception import FakeReception, listening
 
 Verdict = Callable[..., str]
 
@@ -111,6 +115,71 @@ def test_our_own_daemon_may_have_the_listener_port(verdict: Verdict, tmp_path: P
             listener.drain(5)
     assert line.startswith("ok")
     assert "radclipd answers as RADCLIPD" in line
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
+
+
+def tls_section(authority: CertificateAuthority, files: IssuedFiles) -> dict[str, Any]:
+    return {"certificate_file": str(files.certificate), "key_file": str(files.key), "ca_file": str(authority.ca_file)}
+
+
+def test_tls_is_off_without_a_certificate(verdict: Verdict) -> None:
+    assert verdict("tls") == "ok   tls              off: [tls] names no certificate"
+
+
+def test_the_way_in_over_tls_is_tried_with_our_own_certificate(
+    verdict: Verdict, authority: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    (tmp_path / "catalog.db").write_bytes(sqlite_template.read_bytes())
+    files = authority.issue("radclipd.example")
+    listener, tls = {"port": free_port(), "tls_port": free_port(), "require_tls": True}, tls_section(authority, files)
+    assert f"until {files_end(files)}; port {listener['tls_port']} is free" in verdict("tls", listener=listener, tls=tls)
+    with Parts(Config(**make_sections(tmp_path, listener=listener, tls=tls))) as parts:
+        running = build_listener(parts)
+        running.start(*open_sockets(parts.config))
+        try:
+            line = verdict("tls", listener=listener, tls=tls)
+            stranger = verdict("tls", listener=listener, tls=tls_section(authority, authority.issue("other.example")))
+        finally:
+            running.drain(5)
+    assert line.startswith("ok   tls ")
+    assert f"RADCLIPD answered C-ECHO over TLS on port {listener['tls_port']}" in line
+    assert stranger.startswith("FAIL")
+    assert "tls.peers gives RADCLIPD no certificate 'radclipd.example'" in stranger
+
+
+def files_end(files: IssuedFiles) -> str:
+    return f"{read_certificates(files.certificate)[0].not_after:%Y-%m-%d}"
+
+
+def test_a_certificate_near_its_end_is_a_warning_and_one_beyond_it_a_failure(
+    verdict: Verdict, authority: CertificateAuthority
+) -> None:
+    soon = verdict("tls", tls=tls_section(authority, authority.issue("soon.example", days=12.5)))
+    assert soon.startswith("warn tls ")
+    assert "certificate soon.example ends in 12 days  hint: put the new one into the file" in soon
+    assert verdict("tls", tls=tls_section(authority, authority.issue("later.example", days=31))).startswith("ok")
+    over = verdict("tls", tls=tls_section(authority, authority.issue("over.example", days=-3.2, begun_days_ago=9)))
+    assert over.startswith("FAIL")
+    assert "certificate over.example ended 3 days ago" in over
+
+
+def test_the_way_out_over_tls_is_tried_and_the_archives_certificate_watched(
+    verdict: Verdict, authority: CertificateAuthority, tmp_path: Path
+) -> None:
+    reception = FakeReception()
+    archive = bind("127.0.0.1", 0)
+    port = archive.getsockname()[1]
+    own = tls_section(authority, authority.issue("radclipd.example"))
+    shown = authority.issue("archive.example", days=20.5)
+    plain = bind("127.0.0.1", 0)
+    with listening(reception, plain, archive, tls=authority.endpoint(shown), tls_port=port, calling_ae_titles=("RADCLIPD",)):
+        line = verdict("archive", archive={"port": port, "tls": True, "ae_title": "RADCLIPD", "host": "localhost"}, tls=own)
+    assert line.startswith("warn archive ")
+    assert "answered C-ECHO over TLS; its certificate archive.example ends in 20 days" in line
 
 
 def test_listener_and_metrics_on_one_port_are_named(verdict: Verdict) -> None:

@@ -418,3 +418,29 @@ def test_the_desk_listens_elsewhere_than_on_loopback_only_with_tls(keys: dict[st
         return
     with pytest.raises(ValidationError, match=fault):
         WebConfig(**keys)
+
+
+FILES = 'certificate_file = "/c"\nkey_file = "/k"\nca_file = "/a"'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[listener]\ntls_port = 2762", "line 2: listener.tls_port needs certificates"),
+        ("[archive]\ntls = true", "line 2: archive.tls needs certificates"),
+        (f"[listener]\nrequire_tls = true\n[tls]\n{FILES}", "listener.require_tls = true leaves no port to senders"),
+        (f"[listener]\ntls_port = 11112\n[tls]\n{FILES}", "listener.port and listener.tls_port are both 11112"),
+        ('[tls]\ncertificate_file = "/c"', "certificate_file, key_file and ca_file belong together"),
+        ('[tls]\ncertificate_file = "etc/c"', "an absolute path, or the bare name of a systemd credential"),
+        ("[tls]\npeers = { CT1 = [] }", "'CT1' has no name"),
+        ('[tls]\npeers = { CT1 = ["sha256:12"] }', "no SHA-256 fingerprint"),
+        ('[listener]\ncalling_ae_titles = ["CT1@10.1.2.3/8"]', "10.1.2.3/8 has host bits set; write AE@ADDRESS"),
+    ],
+)
+def test_a_fault_of_the_tls_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    assert message in str(load_error(write_config(tmp_path, text)))
+
+
+def test_certificates_are_given_to_ae_titles_by_one_name_or_several(tmp_path: Path) -> None:
+    text = f'[tls]\n{FILES}\npeers = {{ CT1 = "ct1.example", "*" = ["a.example", "b.example"] }}'
+    assert load(write_config(tmp_path, text)).tls.peers == {"CT1": ("ct1.example",), "*": ("a.example", "b.example")}

@@ -14,7 +14,9 @@ from pynetdicom import AE, evt
 from adapters.demo.embedded_archive import EmbeddedArchive
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer, find_program
+from adapters.dicom.image import part10
 from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
+from pipeline.domain import Delivery, DeliveryState
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
 from tests.builders import peers
 from tests.builders.dicom_files import COMPREHENSIVE_3D_SR, dx, file_of
@@ -63,9 +65,27 @@ def test_a_report_sent_twice_is_stored_and_counted_once(peer: Peer) -> None:
 
 
 def report_study(content: bytes) -> str:
-    from adapters.dicom.image import part10
-
     return part10.read_header(*part10.split_file(content)).study_instance_uid
+
+
+def test_the_archive_tells_which_objects_it_holds(peer: Peer) -> None:
+    report = file_of(report_on(dx(PatientName="PHANTOM^PROOF")))
+    header = part10.read_header(*part10.split_file(report))
+    held = Delivery(
+        id=1,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        series_instance_uid=header.series_instance_uid,
+        study_instance_uid=header.study_instance_uid,
+        destination="ORTHANC",
+        state=DeliveryState.SENT,
+    )
+    lost = replace(held, sop_instance_uid=generate_uid())
+    assert peer.client.find_instances([held], limit_seconds=10) == set()
+    assert not peer.client.holds_study(held.study_instance_uid, limit_seconds=10)
+    peer.client.store(report)
+    assert peer.client.find_instances([lost, held, lost], limit_seconds=10) == {held.sop_instance_uid}
+    assert peer.client.holds_study(held.study_instance_uid, limit_seconds=10)
 
 
 def test_images_of_every_bit_depth_are_stored(peer: Peer) -> None:
