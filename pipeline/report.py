@@ -223,6 +223,7 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         tx.circuits.record_success(archive.name)
         tx.reports.mark_sent(built.sop_instance_uid, status)
         _close_study(tx, built)
+        tx.audit(AuditEvent("send", "done", built.sop_instance_uid, status, archive.name))
         tx.jobs.finish(job)
 
 

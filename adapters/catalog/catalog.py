@@ -12,6 +12,7 @@ from sqlalchemy import URL, Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog import schema
+from adapters.catalog.audit_chain import SqlAuditChain
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.engine import database_url, open_engine
@@ -70,6 +71,7 @@ class SqlTransaction:
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)
         self.views = SqlViewRows(connection)
+        self.audit_chain = SqlAuditChain(connection)
 
     @property
     def kinds_to_wake(self) -> set[str]:
@@ -88,6 +90,7 @@ class SqlTransaction:
                 subject=sanitise_text(event.subject, 128),
                 detail=sanitise_text(event.detail),
                 source=sanitise_text(event.source, 128),
+                patient=event.patient,
             )
         )
 

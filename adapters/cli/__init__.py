@@ -24,6 +24,7 @@ GROUPS = (
     "run",
     "check",
     "overview",
+    "audit_chain",
     "db",
     "model",
     "query",

@@ -108,6 +108,11 @@ def check_host(value: str) -> str:
     return host
 
 
+def check_optional_host(value: str) -> str:
+    """Check a host name or address that may be empty."""
+    return check_host(value) if value.strip() else ""
+
+
 def check_absolute(value: Path) -> Path:
     """Check that a path is absolute, and one that a file system can have."""
     if "\0" in str(value):

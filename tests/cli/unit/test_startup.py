@@ -60,6 +60,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("backfill", "status"),
     ("status",),
     ("audit", "list"),
+    ("audit", "verify"),
     ("users", "list"),
     ("users", "add", "alice", "--password-stdin"),
     ("users", "reset", "alice", "--password-stdin"),
