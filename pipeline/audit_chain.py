@@ -9,7 +9,6 @@ erased, and the chain still holds.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -69,11 +68,6 @@ def digest_event(predecessor: str, event: ChainedEvent) -> str:
 
 def _digest_texts(texts: list[str]) -> str:
     return hashlib.sha256(json.dumps(texts, ensure_ascii=True, separators=(",", ":")).encode("ascii")).hexdigest()
-
-
-def pseudonymise_patient(key: bytes) -> str:
-    """Return the patient's pseudonym in the audit table, 32 hex digits. Without the key it names nobody."""
-    return hmac.new(key, b"radclipd audit", hashlib.sha256).hexdigest()[:32]
 
 
 def link(event: AuditEvent, at: datetime, *, position: int, predecessor: str, salt: str) -> ChainedEvent:

@@ -21,9 +21,10 @@ from adapters.catalog.tables import (
     studies,
     visible_objects,
 )
-from pipeline.audit_chain import FORGET, NO_PREDECESSOR, link, pseudonymise_patient
+from pipeline.audit_chain import FORGET, NO_PREDECESSOR, link
 from pipeline.domain import AuditEvent
 from pipeline.ports.audit import AuditSubject, ChainAnchor, ChainedEvent
+from pipeline.pseudonyms import audit_pseudonym
 
 AUDIT_LOCK_KEY = 7_270_414
 """Key of the PostgreSQL advisory lock that two linkers take in turn."""
@@ -86,7 +87,7 @@ class SqlAuditChain:
         """Return subject -> pseudonym of its patient, of those subjects that are UIDs of the catalog."""
         found = {subject: row.patient for subject, row in self._find_studies(subjects).items()}
         keys = pseudonym_keys_of(self._connection, set(found.values()))
-        return {subject: pseudonymise_patient(keys[patient]) for subject, patient in found.items()}
+        return {subject: audit_pseudonym(keys[patient]) for subject, patient in found.items()}
 
     def identify_subjects(self, subjects: Collection[str]) -> Mapping[str, AuditSubject]:
         found = self._find_studies(subjects)

@@ -497,6 +497,13 @@ erasures = Table(
     Column("begun_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
+exports = Table(
+    "exports",  # folders of `radclipd export`, from which a forgotten patient is removed
+    metadata,
+    Column("directory", String(1024), primary_key=True),
+    Column("made_at", UtcDateTime(), nullable=False, server_default=now()),
+)
+
 audit_events = Table(
     "audit_events",  # append-only: triggers let an event get its link, and lose its content when its patient is forgotten
     metadata,

@@ -25,6 +25,7 @@ GROUPS = (
     "check",
     "overview",
     "audit_chain",
+    "forget",
     "db",
     "model",
     "query",

@@ -121,6 +121,12 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("patient", name=op.f("pk_erasures")),
     )
     op.create_table(
+        "exports",
+        sa.Column("directory", sa.String(length=1024), nullable=False),
+        sa.Column("made_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.PrimaryKeyConstraint("directory", name=op.f("pk_exports")),
+    )
+    op.create_table(
         "audit_deliveries",
         sa.Column("destination", sa.String(length=255), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
@@ -145,5 +151,5 @@ def downgrade() -> None:
         op.drop_index(index, table_name="audit_events")
     for column in ("chain_sha256", "position", "content_sha256", "salt", "patient"):
         op.drop_column("audit_events", column)
-    for table in ("audit_deliveries", "erasures", "pseudonym_keys"):
+    for table in ("audit_deliveries", "exports", "erasures", "pseudonym_keys"):
         op.drop_table(table)

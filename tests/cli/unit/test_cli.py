@@ -31,6 +31,7 @@ VERBS = (
     "status",
     "show",
     "audit",
+    "forget",
     "reports",
     "labels",
     "worklist",

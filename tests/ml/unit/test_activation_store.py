@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.ml import activation_store
-from adapters.ml.activation_store import PAGE_BYTES, SUFFIX, TOLERANCE, ActivationIdentity, ActivationReadResult, ActivationStore
+from adapters.ml.activation_files import SUFFIX
+from adapters.ml.activation_store import PAGE_BYTES, TOLERANCE, ActivationIdentity, ActivationReadResult, ActivationStore
 from models.encoder.activations import TOLERANCE as SHORT_CUTS
 from models.encoder.activations import SplitActivations, activation_shape, encode_activations, encode_split
 from models.encoder.architecture import Architecture
