@@ -180,7 +180,8 @@ def _hangs_on_patients(table: Table) -> bool:
 
 def _build_condition(table: Any, number: int) -> ColumnElement[bool]:
     if table is patients:
-        return patients.c.id == number
+        is_patient: ColumnElement[bool] = patients.c.id == number
+        return is_patient
     conditions: list[ColumnElement[bool]] = [
         column.in_(select(referred).where(_build_condition(referred.table, number))) for column, referred in _list_parents(table)
     ]

@@ -320,7 +320,7 @@ def test_a_corrupt_record_is_missing_and_can_be_written_again(tmp_path: Path, st
 
 
 def test_keys_with_the_same_short_hash_are_told_apart(store: ActivationStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_store, "_shorten_hash", lambda _: 7)
+    monkeypatch.setattr(activation_store, "shorten_hash", lambda _: 7)
     store.write(*records(range(1)))
     assert store.read(["film 1"]).missing == ("film 1",)
     store.write(*records(range(1, 2)))
