@@ -89,6 +89,12 @@ class SqlAuditChain:
         keys = pseudonym_keys_of(self._connection, set(found.values()))
         return {subject: audit_pseudonym(keys[patient]) for subject, patient in found.items()}
 
+    def keys_of_studies(self, study_instance_uids: Collection[str]) -> Mapping[str, bytes]:
+        """Return study -> key of its patient's pseudonyms."""
+        found = {uid: row.patient for uid, row in self._find_studies(study_instance_uids).items()}
+        keys = pseudonym_keys_of(self._connection, set(found.values()))
+        return {uid: keys[patient] for uid, patient in found.items()}
+
     def identify_subjects(self, subjects: Collection[str]) -> Mapping[str, AuditSubject]:
         found = self._find_studies(subjects)
         return {subject: AuditSubject(row.study_instance_uid, row.patient_id) for subject, row in found.items()}

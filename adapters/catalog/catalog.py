@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Self
@@ -95,6 +95,10 @@ class SqlTransaction:
                 patient=event.patient,
             )
         )
+
+    def pseudonym_keys(self, study_instance_uids: Collection[str]) -> Mapping[str, bytes]:
+        """Return study -> key of its patient's pseudonyms."""
+        return self.audit_chain.keys_of_studies(study_instance_uids)
 
 
 class SqlCatalog:

@@ -26,6 +26,7 @@ GROUPS = (
     "overview",
     "audit_chain",
     "forget",
+    "export",
     "db",
     "model",
     "query",

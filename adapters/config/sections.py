@@ -474,6 +474,27 @@ class AuditConfig(Section):
         return value
 
 
+class ExportConfig(Section):
+    """[export]: de-identified research sets by `radclipd export`."""
+
+    burned_in: Literal["refuse", "mask", "pass"] = Field(
+        default="refuse",
+        description='Images that may have text burned in: "refuse", "mask" (mask_regions of every image), or "pass".',
+    )
+    mask_regions: types.RegionTuple = Field(
+        default=(), description='Regions to paint over, as "left,top,right,bottom" in shares of width and height: "0,0,1,0.08".'
+    )
+
+    @field_validator("mask_regions")
+    @classmethod
+    def _check_regions(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for region in value:
+            types.parse_region(region)
+        if not value and info.data.get("burned_in") == "mask":
+            raise ValueError('burned_in = "mask" needs a region here')
+        return value
+
+
 class WebConfig(Section):
     """[web]: the desk, pages for readers and engineers. It needs the extra radclipd[web]."""
 
@@ -558,6 +579,7 @@ class Config(BaseSettings):
     work: WorkConfig = Field(default_factory=WorkConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
     web: WebConfig = Field(default_factory=WebConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -32,6 +32,7 @@ VERBS = (
     "show",
     "audit",
     "forget",
+    "export",
     "reports",
     "labels",
     "worklist",

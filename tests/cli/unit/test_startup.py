@@ -62,6 +62,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("audit", "list"),
     ("audit", "verify"),
     ("forget", "NOBODY", "--yes"),  # refused: there is no such patient
+    ("export", "research"),
     ("users", "list"),
     ("users", "add", "alice", "--password-stdin"),
     ("users", "reset", "alice", "--password-stdin"),
