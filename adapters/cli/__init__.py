@@ -27,6 +27,7 @@ GROUPS = (
     "audit_chain",
     "forget",
     "export",
+    "licences",
     "db",
     "model",
     "query",

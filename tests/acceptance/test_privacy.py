@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -28,7 +29,7 @@ PEOPLE = {
 """Script -> character set, name, Patient ID, birth date ; some names are those of PS3.5 annexes H to K."""
 
 
-def person_elements(script: str) -> dict[str, object]:
+def person_elements(script: str) -> dict[str, Any]:
     characters, name, patient_id, born = PEOPLE[script]
     return {
         "SpecificCharacterSet": characters,
@@ -48,7 +49,7 @@ class Run:
 
     place: Installation
     films: dict[str, Dataset]
-    reports: dict[str, Dataset]
+    reports: Mapping[str, Dataset]
     outputs: str
     refused: list[str]
 

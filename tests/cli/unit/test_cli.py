@@ -33,6 +33,7 @@ VERBS = (
     "audit",
     "forget",
     "export",
+    "licences",
     "reports",
     "labels",
     "worklist",

@@ -63,6 +63,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("audit", "verify"),
     ("forget", "NOBODY", "--yes"),  # refused: there is no such patient
     ("export", "research"),
+    ("licences", "--cyclonedx"),
     ("users", "list"),
     ("users", "add", "alice", "--password-stdin"),
     ("users", "reset", "alice", "--password-stdin"),
