@@ -586,6 +586,7 @@ class AuditEvent:
     subject: str = ""  # a UID or "version N"; "": none in particular
     detail: str = ""  # in words; never a patient's name, id or birth date
     source: str = ""  # the user, peer or folder that caused the action
+    patient: str = ""  # pseudonym of the subject's patient; "": found when the event is linked to the chain
 
 
 class Receipt(StrEnum):

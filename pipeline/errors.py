@@ -15,6 +15,7 @@ RadclipdError
 │   ├── ArchiveBusy             the archive cannot store this object now
 │   ├── ReportingStopped        a person has stopped reporting
 │   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
+│   ├── AuditRepositoryUnreachable  the collector of audit messages is unreachable
 │   ├── StopRequested           the process must stop; the work restarts later
 │   └── LeaseLost               another worker holds the job
 └── FatalError                  the process must stop with the reason
@@ -114,6 +115,10 @@ class ArchiveBusy(TransientError):
 
 class ArchiveUnreachable(TransientError):
     """The archive is unreachable. Counts against the archive's circuit, never against the job."""
+
+
+class AuditRepositoryUnreachable(TransientError):
+    """The hospital's collector of audit messages is unreachable. The events wait in the audit table."""
 
 
 class ReportingStopped(TransientError):

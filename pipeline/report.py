@@ -271,6 +271,7 @@ def send(
         tx.reports.mark_sent(built.sop_instance_uid, status)
         tx.deliveries.mark_sent(built, archive.name, status)
         _close_study(tx, built)
+        tx.audit(AuditEvent("send", "done", built.sop_instance_uid, status, archive.name))
         tx.jobs.finish(job)
 
 

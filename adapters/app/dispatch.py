@@ -3,6 +3,7 @@ serves the metrics. One dispatcher per catalog is enough; two do no harm."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,13 +20,19 @@ from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
-from pipeline import deliveries, image_check, learn, references, report, rescore, settle, work
+from pipeline import audit_chain, audit_delivery, deliveries, image_check, learn, references, report, rescore, settle, work
+from pipeline.errors import RadclipdError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
+    from pipeline.ports.audit import AuditCatalog
     from pipeline.ports.services import Catalog
 
 MINUTE, HOUR = 60.0, 3600.0
+AUDIT_LINK_SECONDS = 2.0
+"""Between two looks for audit events without a link: an event that is changed before is not noticed."""
+AUDIT_DELIVERY_SECONDS = 5.0
+"""Between two deliveries to the audit repository."""
 CLOCK_CHECK_SECONDS = 10.0
 """Between two checks for a clock that was set back."""
 VERIFY_SECONDS = 15.0
@@ -64,6 +71,10 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
+    scheduler.add_interval(AUDIT_LINK_SECONDS, "link audit", partial(audit_chain.link_events, catalog=catalog))
+    scheduler.add_interval(HOUR, "note audit head", partial(_log_audit_head, catalog))
+    if config.audit.syslog_host:
+        scheduler.add_interval(AUDIT_DELIVERY_SECONDS, "deliver audit", build_audit_delivery(parts))
     scheduler.add_interval(MINUTE, "check images", partial(_check_and_log_images, catalog))
     scheduler.add_interval(RESCORE_SECONDS, "reference", build_reference(parts))
     if config.score.rescore:
@@ -94,6 +105,41 @@ def _check_and_log_images(catalog: Catalog) -> None:
 def _settle_and_log(settle_studies: Callable[[], list[settle.SettleResult]]) -> None:
     for settled in settle_studies():
         log.info("settled", study=settled.study_instance_uid, state=settled.state.value, reason=settled.reason)
+
+
+def _log_audit_head(catalog: AuditCatalog) -> None:
+    """Write the newest link to the journal: a chain that is written anew later differs from it."""
+    with catalog.read() as tx:
+        head = tx.audit_chain.head()
+    if head is not None:
+        log.info("audit chain", position=head.position, sha256=head.sha256)
+
+
+def build_audit_delivery(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that sends audit events to the repository."""
+    from adapters.audit.dicom_message import AuditSource
+    from adapters.audit.syslog import SyslogRepository, SyslogSettings
+
+    wanted = parts.config.audit
+    repository = SyslogRepository(
+        SyslogSettings(
+            host=wanted.syslog_host,
+            port=wanted.syslog_port,
+            ca_file=wanted.syslog_ca_file,
+            certificate_file=wanted.syslog_certificate_file,
+            key_file=wanted.syslog_key_file,
+        ),
+        AuditSource(host=socket.gethostname(), ae_title=parts.config.listener.ae_title, enterprise_site=wanted.enterprise_site),
+    )
+    policy = audit_delivery.AuditDeliveryPolicy(tell_patient_id=wanted.tell_patient_id)
+
+    def deliver_and_log() -> None:
+        try:
+            audit_delivery.deliver(catalog=parts.catalog, repository=repository, policy=policy)
+        except RadclipdError as error:
+            log.warning("audit events not delivered", error=str(error), hint=error.hint)
+
+    return deliver_and_log
 
 
 def build_settle(parts: Parts) -> Callable[[], list[settle.SettleResult]]:

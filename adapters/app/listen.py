@@ -87,9 +87,11 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
         catalog=catalog, images=parts.images, policy=receive_policy(config), comparison=parts.comparison
     )
 
-    def mark_released(study_instance_uids: Sequence[str]) -> None:
+    def mark_released(study_instance_uids: Sequence[str], events: Sequence[AuditEvent]) -> None:
         with catalog.begin() as tx:
             tx.studies.mark_released(study_instance_uids)
+            for event in events:
+                tx.audit(event)
 
     def audit(event: AuditEvent) -> None:
         with catalog.begin() as tx:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Self
 
@@ -12,10 +12,12 @@ from sqlalchemy import URL, Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog import schema
+from adapters.catalog.audit_chain import SqlAuditChain
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.deliveries import SqlDeliveries
 from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.erasures import SqlErasures
 from adapters.catalog.errors import catalog_fault, catalog_unavailable, error_code, is_transient
 from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
@@ -74,6 +76,8 @@ class SqlTransaction:
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)
         self.views = SqlViewRows(connection)
+        self.audit_chain = SqlAuditChain(connection)
+        self.erasures = SqlErasures(connection)
 
     @property
     def kinds_to_wake(self) -> set[str]:
@@ -92,8 +96,13 @@ class SqlTransaction:
                 subject=sanitise_text(event.subject, 128),
                 detail=sanitise_text(event.detail),
                 source=sanitise_text(event.source, 128),
+                patient=event.patient,
             )
         )
+
+    def pseudonym_keys(self, study_instance_uids: Collection[str]) -> Mapping[str, bytes]:
+        """Return study -> key of its patient's pseudonyms."""
+        return self.audit_chain.keys_of_studies(study_instance_uids)
 
 
 class SqlCatalog:
@@ -158,6 +167,17 @@ class SqlCatalog:
             with connection.begin():
                 connection.exec_driver_sql(f"PRAGMA analysis_limit = {ANALYSIS_LIMIT}")
                 connection.exec_driver_sql("ANALYZE")
+
+    def purge_erased_pages(self) -> str:
+        """Overwrite deleted rows in SQLite's write-ahead log; return what still holds them, in words, or empty."""
+        if self._url.get_backend_name() != "sqlite":
+            return "deleted rows in the files of PostgreSQL, its write-ahead log among them, until they are written over"
+        with (
+            self._translate_errors(),
+            closing(self._engine.raw_connection()) as connection,
+        ):  # no transaction: a checkpoint needs none
+            (busy, *_) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return "the write-ahead log of SQLite, until no long query is under way any more" if busy else ""
 
     def dispose(self) -> None:
         """Close all connections."""

@@ -524,8 +524,30 @@ backfilled_studies = Table(
     sqlite_with_rowid=False,
 )
 
+pseudonym_keys = Table(
+    "pseudonym_keys",  # made on first use; deleted with the patient, after which no pseudonym can be told from a random number
+    metadata,
+    Column("patient", ForeignKey("patients.id"), primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    CheckConstraint("length(key) = 32", name="key"),
+)
+
+erasures = Table(
+    "erasures",  # patients that `radclipd forget` is erasing: triggers let their labels and requests go
+    metadata,
+    Column("patient", ForeignKey("patients.id"), primary_key=True),
+    Column("begun_at", UtcDateTime(), nullable=False, server_default=now()),
+)
+
+exports = Table(
+    "exports",  # folders of `radclipd export`, from which a forgotten patient is removed
+    metadata,
+    Column("directory", String(1024), primary_key=True),
+    Column("made_at", UtcDateTime(), nullable=False, server_default=now()),
+)
+
 audit_events = Table(
-    "audit_events",
+    "audit_events",  # append-only: triggers let an event get its link, and lose its content when its patient is forgotten
     metadata,
     _build_primary_key(),
     Column("at", UtcDateTime(), nullable=False, server_default=now(), index=True),
@@ -534,7 +556,22 @@ audit_events = Table(
     Column("subject", String(128), nullable=False, index=True),
     Column("detail", Text, nullable=False),
     Column("source", String(128), nullable=False),
+    Column("patient", String(32), nullable=False, server_default="", index=True),  # pseudonym; "": no patient's
+    Column("salt", String(32), nullable=False, server_default=""),  # of content_sha256
+    Column("content_sha256", String(64), nullable=False, server_default=""),  # of subject and detail
+    Column("position", BigInteger),  # in the chain, from 1 without a gap; none: not linked yet
+    Column("chain_sha256", String(64), nullable=False, server_default=""),  # of this event and of its predecessor's digest
     CheckConstraint("outcome IN ('done', 'refused', 'failed')", name="outcome"),
+    Index("uq_audit_events_position", "position", unique=True),
+    Index("ix_audit_events_unlinked", "id", "position", **_restrict_index("position IS NULL")),  # those of the last seconds
+)
+
+audit_deliveries = Table(
+    "audit_deliveries",
+    metadata,
+    Column("destination", String(255), primary_key=True),
+    Column("position", BigInteger, nullable=False),  # of the last event that the destination has
+    Column("delivered_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
 users = Table(

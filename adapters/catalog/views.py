@@ -169,7 +169,7 @@ SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backf
         ORDER BY e.finished_at DESC LIMIT 1) AS last_error
 FROM backfills b LEFT JOIN backfill_units p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at""",
     "v_audit": """
-SELECT id, at, action, outcome, subject, detail, source
+SELECT id, at, action, outcome, subject, detail, source, patient AS patient_pseudonym, position, chain_sha256
 FROM audit_events""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at

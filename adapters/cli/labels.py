@@ -12,7 +12,7 @@ import typer
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, Format, JsonFlag, RawFlag, TableFlag, choose_format, write_rows
 from adapters.cli.query import LimitOption
-from adapters.cli.settings import parts_of
+from adapters.cli.settings import name_user, parts_of
 from pipeline.errors import InvalidLabels, PermanentError
 
 if TYPE_CHECKING:
@@ -177,10 +177,12 @@ def export(ctx: typer.Context, raw: RawFlag = False) -> None:
     """Print all labels in force, as CSV for `labels import`."""
     from adapters.label_csv.exporter import EXPORT_COLUMNS, exported_rows
     from pipeline.consensus import labels_in_force
+    from pipeline.domain import AuditEvent
 
-    with parts_of(ctx) as parts, parts.catalog.read() as tx:
+    with parts_of(ctx) as parts, parts.catalog.begin() as tx:
         in_force = labels_in_force(tx.labels.all())
         numbers = tx.studies.accession_numbers({label.study_instance_uid for label in in_force})
+        tx.audit(AuditEvent("export", "done", "", f"{len(in_force)} labels", name_user()))
     write_rows(EXPORT_COLUMNS, exported_rows(in_force, numbers), Format.RAW_CSV if raw else Format.CSV)
 
 

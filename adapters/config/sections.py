@@ -527,6 +527,53 @@ class MetricsConfig(Section):
     port: Port = Field(default=9612, description="TCP port to listen on; the dispatcher of each host needs its own.")
 
 
+class AuditConfig(Section):
+    """[audit]: delivery of the audit table to the hospital's audit repository, as DICOM audit messages over syslog and TLS."""
+
+    syslog_host: Annotated[str, AfterValidator(types.check_optional_host)] = Field(
+        default="", description='Host of the audit repository; its certificate must name it; "": no delivery.'
+    )
+    syslog_port: Port = Field(default=6514, description="TCP port of the audit repository.")
+    syslog_ca_file: str = Field(
+        default="",
+        description="File of the authorities that may sign the repository's certificate, PEM; empty: those of the system.",
+    )
+    syslog_certificate_file: str = Field(
+        default="", description="File of our own certificate and its chain, PEM, where the repository asks for one."
+    )
+    syslog_key_file: str = Field(default="", description="File of the certificate's private key, PEM.")
+    enterprise_site: str = Field(default="", description="Name of the hospital in the messages (AuditEnterpriseSiteID).")
+    tell_patient_id: bool = Field(default=False, description="Messages name the Patient ID in place of the pseudonym.")
+
+    @field_validator("syslog_key_file")
+    @classmethod
+    def _require_both(cls, value: str, info: ValidationInfo) -> str:
+        if bool(value) != bool(info.data.get("syslog_certificate_file")):
+            raise ValueError("syslog_certificate_file and syslog_key_file belong together: name both or none")
+        return value
+
+
+class ExportConfig(Section):
+    """[export]: de-identified research sets by `radclipd export`."""
+
+    burned_in: Literal["refuse", "mask", "pass"] = Field(
+        default="refuse",
+        description='Images that may have text burned in: "refuse", "mask" (mask_regions of every image), or "pass".',
+    )
+    mask_regions: types.RegionTuple = Field(
+        default=(), description='Regions to paint over, as "left,top,right,bottom" in shares of width and height: "0,0,1,0.08".'
+    )
+
+    @field_validator("mask_regions")
+    @classmethod
+    def _check_regions(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for region in value:
+            types.parse_region(region)
+        if not value and info.data.get("burned_in") == "mask":
+            raise ValueError('burned_in = "mask" needs a region here')
+        return value
+
+
 class WebConfig(Section):
     """[web]: the desk, pages for readers and engineers. It needs the extra radclipd[web]."""
 
@@ -618,6 +665,8 @@ class Config(BaseSettings):
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
     web: WebConfig = Field(default_factory=WebConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -161,6 +161,11 @@ def check_host(value: str) -> str:
     return host
 
 
+def check_optional_host(value: str) -> str:
+    """Check a host name or address that may be empty."""
+    return check_host(value) if value.strip() else ""
+
+
 def check_absolute(value: Path) -> Path:
     """Check that a path is absolute, and one that a file system can have."""
     if "\0" in str(value):
@@ -205,6 +210,24 @@ def check_findings(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def parse_region(text: str) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a region "left,top,right,bottom", shares of an image's width and height."""
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f'{text!r} is no region "left,top,right,bottom" such as "0,0,1,0.08"') from None
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"{text!r}: the shares lie between 0 and 1, left before right and top before bottom")
+    return left, top, right, bottom
+
+
+def split_regions(value: Any) -> Any:
+    """Split the text of an environment variable, regions separated by ";", or a JSON list; return any other value unchanged."""
+    if not isinstance(value, str) or value.strip().startswith("["):
+        return split_list(value)
+    return [part.strip() for part in value.split(";") if part.strip()]
+
+
 def check_language(value: str) -> str:
     """Check that reports can be written in this language."""
     load_messages(value)
@@ -221,6 +244,7 @@ SecretFile = Annotated[str, AfterValidator(check_secret_file)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
 VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+RegionTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_regions)]
 Host = Annotated[str, AfterValidator(check_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 OptionalPort = Annotated[int, Field(ge=0, le=65535)]

@@ -11,7 +11,6 @@ such as the name of the stored file and the view, is stored as 8 bytes of its SH
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ import structlog
 import torch
 import xxhash
 
+from adapters.ml.activation_files import SUFFIX, hash_key, shorten_hash
 from models.encoder.activations import SplitActivations, activation_shape
 from models.encoder.base import Base
 from models.encoder.partition import partition
@@ -43,7 +43,6 @@ TOLERANCE = 2e-3
 
 float16 has 11 significant bits: each activation is off by up to 5e-4 of itself."""
 PAGE_BYTES = 16384
-SUFFIX = ".sqlite"
 
 _BATCH = 16  # records per transaction
 _TREE_PAGES = 4  # of a transaction, besides the pages of its records
@@ -146,7 +145,7 @@ class ActivationStore:
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return the missing keys, in order. Only `read` detects a corrupt record."""
-        names = [_shorten_hash(self._hash_key(key)) for key in keys]
+        names = [shorten_hash(self._hash_key(key)) for key in keys]
         stored = self._call_database(lambda database: _find_names(database, names))
         return [key for key, name in zip(keys, names, strict=True) if name not in stored]
 
@@ -253,7 +252,7 @@ class ActivationStore:
             database.execute("BEGIN")
             for key in keys:
                 digest = self._hash_key(key)
-                for number, checksum, record in database.execute(_SELECT, (_shorten_hash(digest),)):
+                for number, checksum, record in database.execute(_SELECT, (shorten_hash(digest),)):
                     if isinstance(record, bytes) and checksum == _compute_checksum(digest, record):
                         records[key] = record
                     else:
@@ -275,11 +274,11 @@ class ActivationStore:
 
     def _insert_records(self, database: sqlite3.Connection, records: dict[bytes, bytes]) -> int:
         """Write a batch in one transaction, after the evictions that it needs; return the number of new records."""
-        stored = _find_names(database, [_shorten_hash(digest) for digest in records])
+        stored = _find_names(database, [shorten_hash(digest) for digest in records])
         rows = [
             (name, time.time(), _compute_checksum(digest, record), record)
             for digest, record in records.items()
-            if (name := _shorten_hash(digest)) not in stored
+            if (name := shorten_hash(digest)) not in stored
         ]
         if not rows:
             return 0
@@ -331,7 +330,7 @@ class ActivationStore:
                 _log.info("stale activations removed", file=path.name)
 
     def _hash_key(self, key: str) -> bytes:
-        return hashlib.sha256(f"{self._fingerprint} {key}".encode()).digest()
+        return hash_key(self._fingerprint, key)
 
 
 def _find_names(database: sqlite3.Connection, names: Sequence[int]) -> set[int]:
@@ -361,11 +360,6 @@ def _compute_checksum(digest: bytes, record: bytes) -> bytes:
     checksum = xxhash.xxh3_128(digest)
     checksum.update(record)
     return checksum.digest()
-
-
-def _shorten_hash(digest: bytes) -> int:
-    """Return the name of a record in the table. The checksum tells keys of one name apart."""
-    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def _identify_file(path: Path) -> tuple[int, int] | None:

@@ -13,14 +13,15 @@ from enum import StrEnum
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Query, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 
 from adapters.web.access import TokenUser
+from adapters.web.access_events import audit_later
 from adapters.web.parts import parts_of
 from adapters.web.study_routes import IDENTITY
-from pipeline.domain import FINDINGS, Decision, LabelExposure, LabelState, StudyState, User, VersionState
+from pipeline.domain import FINDINGS, AuditEvent, Decision, LabelExposure, LabelState, StudyState, User, VersionState
 from pipeline.users import Permission, may
 
 MAX_ROWS = 1000
@@ -56,7 +57,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     503: {"description": "the catalog is out of reach"},
 }
 
-router = APIRouter(prefix="/api/v1", responses=ANSWERS)
+
+def audit_reading(request: Request, user: TokenUser, background: BackgroundTasks) -> None:
+    """Note who has read which view. Filters are left out: they may name a patient."""
+    event = AuditEvent("export", "done", "", f"{request.method} {request.url.path}", f"token:{user.name}")
+    audit_later(event, background, parts_of(request))
+
+
+router = APIRouter(prefix="/api/v1", responses=ANSWERS, dependencies=[Depends(audit_reading)])
 
 
 class Form(StrEnum):

@@ -9,15 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, BackgroundTasks, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.web.access import AnyVisitor, ReadingVisitor
+from adapters.web.access_events import audit_later
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
 from pipeline import labelling, worklist
-from pipeline.domain import Draft, Header, LabelState
+from pipeline.domain import AuditEvent, Draft, Header, LabelState
 from pipeline.labelling import MAX_COMMENT_LENGTH, SKIP_REASONS, DeskFilm, LabellingTask, Reveal
 
 MAX_TASKS = 8
@@ -178,7 +179,7 @@ def ask_for_more(request: Request, visitor: ReadingVisitor, payload: MorePayload
 
 
 @router.get("/films")
-def show_film(request: Request, visitor: AnyVisitor, instance: Study) -> Response:
+def show_film(request: Request, visitor: AnyVisitor, background: BackgroundTasks, instance: Study) -> Response:
     """Return a film's stored values, see `film_bytes.encode_film`."""
     parts = parts_of(request)
     with parts.catalog.read() as tx:
@@ -186,6 +187,7 @@ def show_film(request: Request, visitor: AnyVisitor, instance: Study) -> Respons
     if stored is None or not stored.header.has_pixels:
         raise HTTPException(404, "there is no film of this UID")
     film = parts.films.read(stored)
+    audit_later(AuditEvent("view", "done", instance, "film", visitor.name), background, parts)
     headers = {"Content-Encoding": "gzip", "X-Film": film.description}
     return Response(film.content, media_type="application/octet-stream", headers=headers)
 

@@ -6,10 +6,11 @@ from math import ceil
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, BackgroundTasks, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from adapters.web.access import AnyVisitor, find_visitor, set_cookie
+from adapters.web.access_events import audit_later
 from adapters.web.label_routes import prepare_first_film
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
@@ -68,8 +69,9 @@ def log_in(
 
 
 @router.post("/log-out")
-def log_out(visitor: AnyVisitor) -> Response:
+def log_out(request: Request, visitor: AnyVisitor, background: BackgroundTasks) -> Response:
     """End the session in this browser."""
+    audit_later(AuditEvent("log-out", "done", "", "", visitor.name), background, parts_of(request))
     response = JSONResponse({"next": "/log-in"})
     response.delete_cookie(COOKIE_NAME, path="/")
     return response

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from adapters.web.access import AnyVisitor, OperatingVisitor, Visitor
+from adapters.web.access_events import audit_later
 from adapters.web.label_routes import Study, describe_films, dump_page_data
 from adapters.web.pages import render_page
 from adapters.web.parts import DeskParts, parts_of
@@ -62,7 +63,7 @@ def list_studies(
 
 
 @router.get("/studies/{study}")
-def show_study(request: Request, visitor: AnyVisitor, study: str) -> Response:
+def show_study(request: Request, visitor: AnyVisitor, background: BackgroundTasks, study: str) -> Response:
     """Show one study. A reader who opens the page sees the model's result: labels after that are exposed."""
     parts = parts_of(request)
     with parts.catalog.read() as tx:
@@ -72,6 +73,7 @@ def show_study(request: Request, visitor: AnyVisitor, study: str) -> Response:
     if may(visitor.user.role, Permission.LABEL):
         with parts.catalog.begin() as tx:
             tx.readings.mark_revealed(study, visitor.name)
+    audit_later(AuditEvent("view", "done", study, "study page", visitor.name), background, parts)
     return render_page(
         request,
         "study.html",

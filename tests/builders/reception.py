@@ -57,8 +57,9 @@ class FakeReception:
         file.commit()
         return Receipt.STORED
 
-    def mark_released(self, studies: Any) -> None:
+    def mark_released(self, studies: Any, events: Any) -> None:
         self.released_studies.append(list(studies))
+        self.events.extend(events)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION
 from adapters.dicom.network.allow_list import ANY, AllowList
 from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, PeerShares, ProcessSlots, SlotHolder
 from adapters.dicom.network.association_request import AssociationRequest, Rejection, reject_called_title, reject_calling_title
+from adapters.dicom.network.association_tally import AssociationTally
 from adapters.dicom.network.audit_writer import AuditWriter
 from adapters.dicom.network.command_set import CommandSet
 from adapters.dicom.network.commitment_service import CommitmentService
@@ -102,7 +103,7 @@ class Listener:
         *,
         open_incoming: Callable[[], IncomingFile],
         receive: Callable[[Header, IncomingFile, Sender], Receipt],
-        mark_released: Callable[[Sequence[str]], None],
+        mark_released: Callable[[Sequence[str], Sequence[AuditEvent]], None],
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
         tls: TlsEndpoint | None = None,
@@ -110,8 +111,8 @@ class Listener:
     ) -> None:
         """`open_incoming` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
 
-        `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
-        `tls`: for `settings.tls_port`. `commitment`: None: no storage commitment.
+        `mark_released` gets the studies of a released association, and their audit events. `slots`: the association limit where
+        processes share it. `tls`: for `settings.tls_port`. `commitment`: None: no storage commitment.
         """
         self._settings, self._tls, self._commitment = settings, tls, commitment
         self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
@@ -244,21 +245,23 @@ class Listener:
             self._pending.notice_free_slot()
 
     def _on_released(self, event: evt.Event) -> None:
-        studies = self._services.pop_studies(event.assoc)
-        if not studies:
+        tally = self._services.pop_tally(event.assoc)
+        if not tally.studies:
             return
         try:
-            self._mark_released(sorted(studies))
+            self._mark_released(tally.studies, tally.build_events(identify_sender(event.assoc), "released"))
         except RadclipdError as error:  # the studies settle when their stable age is reached
-            log.warning("release not noted", error=str(error))
+            log.warning("release not noted", error=str(error), studies=tally.studies)
 
     def _on_aborted(self, event: evt.Event) -> None:
         """Keep the instances stored before the abort; their studies settle when their stable age is reached."""
-        self._services.pop_studies(event.assoc)
+        tally = self._services.pop_tally(event.assoc)
         sender, why = identify_sender(event.assoc), cast(EventDrivenDul, event.assoc.dul).fault
         log.warning("association aborted", calling=sender.ae_title, why=why or "by the peer")
         detail = f"aborted: {why}" if why else "aborted"
-        self._audit_writer.write_event(AuditEvent("association", "failed", sender.ae_title, detail, sender.address))
+        aborted = AuditEvent("association", "failed", sender.ae_title, detail, sender.address)
+        for told in (*tally.build_events(sender, detail), aborted):
+            self._audit_writer.write_event(told)
 
 
 class _StoreServices:
@@ -278,16 +281,16 @@ class _StoreServices:
         self._settings, self._audit_writer, self._commitment = settings, audit_writer, commitment
         self._open_incoming, self._receive = open_incoming, receive
         self.allow_list = AllowList(settings.calling_ae_titles)
-        self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
+        self._tallies: WeakKeyDictionary[Association, AssociationTally] = WeakKeyDictionary()
 
     def _may_request(self, sender: Sender) -> bool:
         """Tell whether a sender may do more than C-ECHO. The daemon's own check of the port needs no TLS, and may not."""
         is_own_title = sender.ae_title == self._settings.ae_title
         return self.allow_list.admits(sender.ae_title, sender.address) and not (self._settings.require_tls and is_own_title)
 
-    def pop_studies(self, association: Association) -> set[str]:
-        """Return the studies of the instances that the association has stored, once."""
-        return self._studies.pop(association, set())
+    def pop_tally(self, association: Association) -> AssociationTally:
+        """Return what the association has brought, once."""
+        return self._tallies.pop(association, AssociationTally())
 
     def open_data_set(self, association: Association, context: int, request: CommandSet) -> BytesIO:
         """Return the destination of a C-STORE data set before its first byte has arrived."""
@@ -338,7 +341,7 @@ class _StoreServices:
             header, receipt = self._receive_data_set(data_set, sender)
         except Exception as error:  # of any kind: the sender must not get Success
             return self._refuse_instance(request, sender, *_describe_fault(error))
-        self._studies.setdefault(association, set()).add(header.study_instance_uid)
+        self._tallies.setdefault(association, AssociationTally()).count_receipt(header.study_instance_uid, receipt)
         log.debug("received", instance=request.sop_instance_uid, receipt=receipt.value, calling=sender.ae_title)
         return SUCCESS, ""
 

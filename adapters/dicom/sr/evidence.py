@@ -107,10 +107,18 @@ def _complete_header(header: Dataset) -> None:
 def _choose_encodings(source: Dataset) -> list[str]:
     """Return Python's names of the declared character sets; of the default one where the declaration is invalid."""
     try:
-        declared = [part.strip() for part in _read_bytes(source, "SpecificCharacterSet").decode("ascii").strip("\0 ").split("\\")]
+        declared = [part.strip() for part in _read_declaration(source).strip("\0 ").split("\\")]
         return convert_encodings(declared) if any(declared) else [default_encoding]
     except Exception:  # pydicom raises exceptions of any type on a declaration
         return [default_encoding]
+
+
+def _read_declaration(source: Dataset) -> str:
+    """Return Specific Character Set, its values separated by backslashes. pydicom has converted this element already."""
+    element = source.get_item(_get_tag("SpecificCharacterSet"))
+    if isinstance(element, RawDataElement) or element is None:
+        return _read_bytes(source, "SpecificCharacterSet").decode("ascii")
+    return "\\".join(map(str, element.value)) if element.VM > 1 else str(element.value or "")
 
 
 def _read_text(source: Dataset, keyword: str, encodings: Sequence[str]) -> str:

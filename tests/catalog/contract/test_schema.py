@@ -513,7 +513,7 @@ def test_the_read_only_role_reads_views_and_nothing_else(cluster: Cluster) -> No
     execute(url, "DELETE FROM alembic_version")
     for table in reversed(metadata.sorted_tables):
         execute(url, f"DROP TABLE {table.name} CASCADE")
-    for function in ("labels_refuse", "requests_refuse"):
+    for function in ("labels_refuse", "requests_refuse", "labels_refuse_delete", "requests_refuse_delete", "audit_events_refuse"):
         execute(url, f"DROP FUNCTION {function}")
     schema.upgrade(url)  # makes the views anew
     assert cluster.run(*as_alice, "SELECT count(*) FROM v_jobs").strip() == "0"

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
+from pipeline.audit_chain import link_events
 from pipeline.domain import AuditEvent, JobKind
 from tests.builders.catalog_rows import add_reported_study, import_statement
 from tests.builders.command import Radclipd, radclipd_on
+from tests.builders.sql import execute
 
 COLUMNS = 80
 
@@ -78,3 +80,26 @@ def test_tables_fit_80_columns_unless_wide(radclipd: Radclipd) -> None:
     assert uid in radclipd("audit", "list", "--wide").stdout
     shown = radclipd("audit", "list").stdout
     assert uid[-16:] in shown and uid not in shown
+
+
+def test_audit_verify_tells_whether_the_chain_holds(fresh_url: Callable[[str], str]) -> None:
+    url = fresh_url("sqlite")
+    catalog = SqlCatalog(url)
+    for number in range(3):
+        with catalog.begin() as tx:
+            tx.audit(AuditEvent("label", "done", "", f"event {number}", "alice"))
+    link_events(catalog=catalog)
+    catalog.dispose()
+    radclipd = radclipd_on(url)
+    first = radclipd("audit", "verify")
+    assert (first.returncode, first.stdout.splitlines()[0]) == (0, "3 events: the chain holds")
+    head = first.stdout.splitlines()[-1].removeprefix("head ")
+    assert radclipd("audit", "verify", "--anchor", head).returncode == 0
+    assert radclipd("audit", "verify", "--anchor", f"3:{'0' * 64}").returncode == 1
+    assert radclipd("audit", "verify", "--anchor", "somewhere").returncode == 2
+    execute(url, "DROP TRIGGER audit_events_no_update")
+    execute(url, "UPDATE audit_events SET source = 'bob' WHERE position = 2")
+    broken = radclipd("audit", "verify", "--json")
+    facts = json.loads(broken.stdout)
+    assert (broken.returncode, facts["holds"], facts["faults"][0]["position"]) == (1, False, 2)
+    assert json.loads(radclipd("audit", "list", "--action", "audit", "--json").stdout)[0]["outcome"] == "failed"

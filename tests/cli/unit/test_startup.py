@@ -62,6 +62,10 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("manual",),
     ("completion", "bash"),
     ("audit", "list"),
+    ("audit", "verify"),
+    ("forget", "NOBODY", "--yes"),  # refused: there is no such patient
+    ("export", "research"),
+    ("licences", "--cyclonedx"),
     ("users", "list"),
     ("users", "add", "alice", "--password-stdin"),
     ("users", "reset", "alice", "--password-stdin"),
@@ -75,7 +79,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("web",),
 )
 """In this order. The last five run until a signal stops them."""
-REFUSED = {"explain", "make", "promote", "rollback", "reject"}
+REFUSED = {"explain", "forget", "make", "promote", "rollback", "reject"}
 LOADS_TORCH = {
     "backfill score",
     "check",  # tries the model and the device; only --configuration is without

@@ -194,6 +194,11 @@ def test_an_old_section_without_an_old_key_is_named_with_its_new_name(tmp_path: 
         ("labels", 'key_object_titles = { "113000,DCM" = "Tumor" }'),
         ("work", "lease_seconds = 0"),
         ("log", 'level = "loud"'),
+        ("audit", 'syslog_host = "https://audit"'),
+        ("audit", 'syslog_key_file = "/etc/key.pem"'),
+        ("export", 'burned_in = "maybe"'),
+        ("export", 'mask_regions = ["0,0,2,1"]'),
+        ("export", 'mask_regions = ["all"]'),
     ],
 )
 def test_an_invalid_value_is_named_with_line_key_and_description(tmp_path: Path, section: str, line: str) -> None:

@@ -247,3 +247,20 @@ def test_instances_of_an_aborted_association_stay_and_no_study_is_released(liste
     association.abort()
     wait_for(lambda: any(event.detail == "aborted" for event in reception.events))
     assert (len(reception.received), reception.released_studies) == (1, [])
+    told = [(event.action, event.outcome, event.detail) for event in reception.events]
+    assert told[0] == ("association", "done", "1 instances stored, 0 known already; aborted")
+
+
+def test_an_association_leaves_one_event_for_each_study(listener: Listener, reception: FakeReception) -> None:
+    association = associate(listener.port)
+    studies = ("1.2.1", "1.2.2", "1.2.1")
+    for number, study in enumerate(studies):
+        film = dx()
+        film.StudyInstanceUID, film.SOPInstanceUID = study, f"1.2.3.{number}"
+        assert association.send_c_store(with_meta(film)).Status == 0
+    association.release()
+    wait_for(lambda: len(reception.events) == 2)
+    assert [(event.subject, event.detail, event.source) for event in reception.events] == [
+        ("1.2.1", "2 instances stored, 0 known already; released", "ORTHANC 127.0.0.1"),
+        ("1.2.2", "1 instances stored, 0 known already; released", "ORTHANC 127.0.0.1"),
+    ]

@@ -182,7 +182,7 @@ def test_an_archive_moves_its_images_to_the_listener(pacs: Pacs, destination: De
         ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
         open_incoming=receiving.open_incoming,
         receive=receiving.receive,
-        mark_released=lambda _studies: None,
+        mark_released=lambda _studies, _events: None,
         audit=lambda _event: None,
     )
     listener.start()

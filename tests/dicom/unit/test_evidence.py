@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from adapters.dicom.image import part10
 from adapters.dicom.sr.evidence import REPAIRS, evidence_of
 from pipeline.errors import ReportImpossible
-from tests.builders.dicom_files import dx, encoded
+from tests.builders.dicom_files import dx, encoded, file_of
 from tests.builders.peers import shared
 from tests.builders.report_of import report_on
 from tests.builders.validators import errors_in, run
@@ -98,6 +98,23 @@ def test_an_invalid_pixel_spacing_counts_as_absent(value: bytes) -> None:
 def test_a_wrong_character_set_prevents_no_report(declared: bytes) -> None:
     content = film(SpecificCharacterSet=declared, PatientName="山田^太郎".encode(), StudyDescription=b"\x80\x81\xff")
     assert report_on(content).SpecificCharacterSet == "ISO_IR 192"
+
+
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 144", "Щербаков^Жюль"),
+        ("ISO_IR 127", "قباني^لنزار"),
+        ("ISO_IR 100", "Müller^Änne"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+    ],
+)
+def test_a_name_in_any_declared_character_set_is_the_reports(characters: object, name: str) -> None:
+    content = file_of(dx(SpecificCharacterSet=characters, PatientName=name))
+    assert str(evidence_of(content).PatientName) == name
+    assert str(report_on(content).PatientName) == name
 
 
 def test_elements_that_an_sr_does_not_copy_are_not_read() -> None:

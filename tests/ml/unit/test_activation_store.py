@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.ml import activation_store
-from adapters.ml.activation_store import PAGE_BYTES, SUFFIX, TOLERANCE, ActivationIdentity, ActivationReadResult, ActivationStore
+from adapters.ml.activation_files import SUFFIX
+from adapters.ml.activation_store import PAGE_BYTES, TOLERANCE, ActivationIdentity, ActivationReadResult, ActivationStore
 from models.encoder.activations import TOLERANCE as SHORT_CUTS
 from models.encoder.activations import SplitActivations, activation_shape, encode_activations, encode_split
 from models.encoder.architecture import Architecture
@@ -319,7 +320,7 @@ def test_a_corrupt_record_is_missing_and_can_be_written_again(tmp_path: Path, st
 
 
 def test_keys_with_the_same_short_hash_are_told_apart(store: ActivationStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_store, "_shorten_hash", lambda _: 7)
+    monkeypatch.setattr(activation_store, "shorten_hash", lambda _: 7)
     store.write(*records(range(1)))
     assert store.read(["film 1"]).missing == ("film 1",)
     store.write(*records(range(1, 2)))

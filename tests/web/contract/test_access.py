@@ -11,8 +11,9 @@ from adapters.web.access import CSRF_HEADER
 from adapters.web.application import ROUTERS, STATIC_FOLDER
 from adapters.web.sessions import MAX_FAILURES
 from pipeline.domain import UserRole
-from pipeline.users import disable_user, reset_password
+from pipeline.users import disable_user, make_token, reset_password
 from tests.builders.desk import PASSWORD, Desk, password_hash
+from tests.builders.dicom_files import dx
 from tests.builders.sql import rows
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -162,3 +163,23 @@ def test_health(desk: Desk) -> None:
     client = desk.client()
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_who_looks_is_in_the_audit_table(desk: Desk) -> None:
+    desk.add_user()
+    film = dx()
+    study = desk.add_film(film)
+    client = desk.client("alice")
+    token = make_token("alice", catalog=desk.catalog, source="test")
+    assert client.get(f"/studies/{study}").status_code == 200
+    assert client.get("/films", params={"instance": str(film.SOPInstanceUID)}).status_code == 200
+    read = desk.client().get("/api/v1/studies", params={"after": "1"}, headers={"Authorization": f"Bearer {token}"})
+    assert read.status_code == 200
+    assert client.post("/log-out").status_code == 200
+    seen = rows(desk.url, "SELECT action, subject, source FROM v_audit WHERE action IN ('view', 'export', 'log-out') ORDER BY id")
+    assert seen == [
+        ("view", study, "alice"),
+        ("view", str(film.SOPInstanceUID), "alice"),
+        ("export", "", "token:alice"),
+        ("log-out", "", "alice"),
+    ]

@@ -1,0 +1,3 @@
+"""The audit repository of the hospital: DICOM audit messages over syslog."""
+
+from __future__ import annotations
