@@ -6,6 +6,7 @@ It decodes what a sender has sent, so its memory has a limit. It ends by itself 
 from __future__ import annotations
 
 import os
+import warnings
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ IDLE_SECONDS = 60.0
 def main() -> None:
     """Serve until nothing has come for a while."""
     connection, _ = connect_to_parent()
+    warnings.simplefilter("ignore")  # pydicom's, of what a sender has sent: they may quote it
     connection.send(None)  # ready
     while connection.poll(IDLE_SECONDS):
         try:

@@ -32,6 +32,7 @@ class Place:
         shutil.chown(self.store, second_user.USER)
         self.config.write_text(
             f'[listener]\nhost = "127.0.0.1"\nport = {free_port()}\nprocesses = 1\n'
+            f"[archive]\nport = {free_port()}\n"
             f'[storage]\ndirectory = "{self.images}"\nmin_free = "1MiB"\n'
             f'[catalog]\nurl = "sqlite:///{self.store}/radclipd.db"\n'
             f'[model]\ndirectory = "{self.store}/models"\n'
