@@ -27,13 +27,15 @@ def is_drawn(patient_key: str, *, share: float, key: bytes) -> bool:
 
 
 def draw_silent_studies(tx: Transaction, studies: Mapping[str, Study], *, share: float) -> None:
-    """Record of each study that was not drawn yet whether it belongs to the silent share. A delivered report cannot be taken back:
-    such a study does not. Nothing is recorded at a share of 0.
+    """Record of each study that was not drawn yet whether it belongs to the silent share. Nothing is recorded at a share of 0.
+
+    A study whose report was delivered, or is about to be, does not belong to it.
     """
     undrawn = {uid: study for uid, study in studies.items() if study.silent is None}
     if not undrawn or not share:
         return
-    key, delivered = tx.studies.draw_key(), tx.reports.first_sent(undrawn)
+    key, delivered = tx.studies.draw_key(), set(tx.reports.first_sent(undrawn))
+    delivered |= {uid for uid, report in tx.reports.latest_of(undrawn).items() if report.reaches_archive}
     silent = {uid for uid, study in undrawn.items() if uid not in delivered and is_drawn(study.patient_key, share=share, key=key)}
     tx.studies.put_silent(silent, silent=True)
     tx.studies.put_silent(undrawn.keys() - silent, silent=False)

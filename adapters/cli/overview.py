@@ -110,6 +110,8 @@ def _describe_state(found: DaemonOverview, parts: Parts) -> Iterator[str]:
     yield f"serving           {serving}{f' ({queue.notice})' if queue.notice else ''}"
     circuits = f"out of reach: {', '.join(sorted(queue.open_circuits))}" if queue.open_circuits else "in reach"
     yield f"archive           {circuits}"
+    if parts.config.report.deliver != "all":
+        yield f"reports           {parts.config.report.deliver}: nothing leaves"
     yield f"disk              {_describe_disk(found, parts)}"
     yield f"studies           {', '.join(f'{count} {state.value}' for state, count in archive.studies.items() if count) or 'none'}"
     yield f"labels            {sum(archive.labels.values())}; {archive.open_requests} studies asked for and not read"

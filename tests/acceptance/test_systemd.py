@@ -35,6 +35,7 @@ SETTINGS = {
     "threads": "1",
     "retry_cap_seconds": "3",
     "circuit_open_seconds": "1",
+    "silent_share": "0.0",
 }
 NEEDED = ("systemd-nspawn", "debootstrap", "nsenter", "storescp", "storescu")
 

@@ -16,7 +16,18 @@ from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingMethod, TrainingPlan
 from pipeline import learn, rules
 from pipeline.consensus import LabelPolicy
-from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
+from pipeline.domain import (
+    Header,
+    Image,
+    Label,
+    LabelExposure,
+    LabelState,
+    ModelVersion,
+    Sender,
+    StoredFile,
+    StoredInstance,
+    StudyState,
+)
 from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import StageCallback
@@ -83,7 +94,7 @@ class Ward:
         self.films.shown[uid] = set(shown)
         return uid
 
-    def label(self, uid: str, said: Mapping[str, bool], *, because: str = "") -> None:
+    def label(self, uid: str, said: Mapping[str, bool], *, because: str = "", exposure: LabelExposure = LabelExposure.NONE) -> None:
         """Label findings of a study as present or absent."""
         states = {True: LabelState.PRESENT, False: LabelState.ABSENT}
         with self.catalog.begin() as tx:
@@ -97,17 +108,25 @@ class Ward:
                         source="test",
                         stated_at=tx.now(),
                         selection_reason=because,
+                        exposure=exposure,
                     )
                     for finding, present in said.items()
                 ]
             )
 
-    def labelled(self, count: int, *, findings: tuple[str, ...] = ("Effusion",), start: int = 1) -> None:
+    def labelled(
+        self,
+        count: int,
+        *,
+        findings: tuple[str, ...] = ("Effusion",),
+        start: int = 1,
+        exposure: LabelExposure = LabelExposure.NONE,
+    ) -> None:
         """Add labelled studies, each of another patient; every second one shows all these findings."""
         for number in range(start, start + count):
             shows = number % 2 == 0
             uid = self.study(number, *(findings if shows else ()))
-            self.label(uid, dict.fromkeys(findings, shows))
+            self.label(uid, dict.fromkeys(findings, shows), exposure=exposure)
 
     def trainer(self) -> ClipTrainer:
         kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None

@@ -10,6 +10,7 @@ import pytest
 from adapters.catalog import schema
 from tests.builders.catalog_rows import add_reported_study
 from tests.builders.command import Radclipd, radclipd_on
+from tests.builders.sql import execute
 
 
 @pytest.fixture
@@ -52,3 +53,27 @@ def test_what_is_told_of_a_study_is_shown_by_its_accession_number(radclipd: Radc
 def test_a_reference_distribution_needs_findings_that_are_ranks(radclipd: Radclipd) -> None:
     assert "tells no finding as a rank" in radclipd("references", "make").stderr
     assert json.loads(radclipd("references", "list", "--json").stdout) == []
+
+
+def test_shadow_mode_is_summed_up_and_its_reports_are_sent_only_when_asked_for(radclipd: Radclipd, tmp_path: Path) -> None:
+    execute(f"sqlite:///{tmp_path / 'catalog.db'}", "UPDATE reports SET state = 'built', sent_at = NULL, withheld = 'shadow'")
+    told = radclipd("reports", "shadow", "--days", "1")
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "studies  1 received, 1 scored, 0 of them in the silent share" in lines
+    assert any(line.startswith("reports  1 would have been sent") for line in lines)
+    facts = json.loads(radclipd("reports", "shadow", "--json").stdout)
+    assert (facts["deliver"], facts["kept"], facts["sent"], len(facts["findings"])) == ("all", 1, 0, 14)
+    assert facts["calls"] == sum(finding["called"] for finding in facts["findings"]) > 0
+    shadow = {"RADCLIPD_REPORT__DELIVER": "shadow"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in shadow.items():
+            environment.setenv(name, value)
+        refused = radclipd("reports", "resend", "--since", "2020-01-01")
+    assert (refused.returncode, 'report.deliver is "shadow": nothing leaves' in refused.stderr) == (1, True)
+    assert radclipd("reports", "resend", "--since", "2020-01-01").stdout == "1 reports will be sent\n"
+    assert radclipd("reports", "resend", "--since", "2020-01-01").stdout == "0 reports will be sent\n"
+    (job,) = json.loads(radclipd("query", "select kind, state from v_jobs where kind = 'send'", "--json").stdout)
+    assert job["state"] == "waiting"
+    assert radclipd("reports", "resend").returncode == 2

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from adapters.ml.scorer import ClipScorers, load_scorer
 from models.checkpoint_files import HEAD
 from pipeline import rules, versions
-from pipeline.domain import FINDINGS, ModelVersion, Scale, VersionState
+from pipeline.domain import FINDINGS, LabelExposure, ModelVersion, Scale, VersionState
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, StopRequested, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
 from pipeline.ports.services import Scorer
@@ -335,3 +335,37 @@ def changed(tensors: dict[str, torch.Tensor], damage: str) -> dict[str, torch.Te
         case "no findings":
             tensors |= {name: tensors[name][:-1].clone() for name in ("directions", "scale", "bias")}
     return tensors
+
+
+def test_a_version_is_measured_on_unexposed_labels_and_waits_for_them(tmp_path: Path) -> None:
+    ward = Ward(tmp_path, method="stage-1")
+    ward.labelled(16, start=101, exposure=LabelExposure.SEEN)
+    ward.labelled(4)
+    learnt = ward.learn()
+    assert learnt.result is LearnResult.WAITING
+    assert "4 patients to compare it with zero-shot are too few; 8 are asked for, so 4 more" in learnt.reason
+    version = learnt.version
+    assert version is not None
+    learning = version.card["learning"]
+    counts = [(found["positives"], found["negatives"]) for found in learning["exposed_measures"].values()]
+    assert (learning["films"], counts) == (20, [(8, 8)] if "Effusion" in learning["findings"] else [])
+    ward.labelled(20, start=5)  # with the four, as many as promote in the first test
+    again = ward.learn()
+    assert again.result is LearnResult.PROMOTED, again.reason
+    assert again.version is not None
+    learning = again.version.card["learning"]
+    assert (learning["measures"]["Effusion"]["positives"], learning["measures"]["Effusion"]["negatives"]) == (12, 12)
+    assert (learning["exposed_measures"]["Effusion"]["positives"], learning["films"]) == (8, 40)
+
+
+def test_the_weight_of_exposed_labels_reaches_the_head(tmp_path: Path) -> None:
+    heads = []
+    for name, exposure in (("blind", LabelExposure.NONE), ("seen", LabelExposure.SEEN)):
+        (tmp_path / name).mkdir()
+        ward = Ward(tmp_path / name, method="stage-1")
+        ward.labelled(20)
+        ward.label(ward.study(50, "Effusion"), {"Effusion": False}, exposure=exposure)  # a missed one
+        version = ward.learn().version
+        assert version is not None
+        heads.append(load_file(ward.store.version_folder(version.number) / HEAD))
+    assert any(not np.array_equal(heads[0][key], heads[1][key]) for key in heads[0] if "fold" not in key)

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -81,6 +82,15 @@ def test_a_cross_validation_fit_is_bit_identical_to_that_of_one_device(two: Rank
     assert not equal(dealt[0], dealt[1])
     assert reported == sorted(reported)
     assert reported[-1] == sum(order.steps for order in orders)
+
+
+def test_the_weights_of_labels_reach_the_ranks(two: RankPool, base: Base, fitting: FitContext) -> None:
+    weights = np.where(np.arange(len(given.LABELS))[:, None] % 4 == 0, 0.25, 1.0) * np.ones(given.LABELS.shape)
+    weighted, orders = replace(fitting, weights=weights), given.orders(base, FOLDS)[:2]
+    alone = list(run_fits_sequentially(weighted, orders, lambda done: None))
+    dealt = list(two.run_fits(weighted, orders, lambda done: None))
+    assert all(map(equal, alone, dealt))
+    assert not equal(alone[0], next(run_fits_sequentially(fitting, orders, lambda done: None)))
 
 
 def test_the_data_parallel_fit_equals_that_of_one_device_within_the_tolerance(

@@ -168,3 +168,13 @@ def test_a_study_whose_report_was_delivered_is_not_silenced(hospital: Hospital) 
     assert hospital.study("1.1").silent is False
     assert hospital.jobs(JobState.QUARANTINED) == []
     assert {job.kind for job in hospital.jobs(JobState.DONE)} >= {JobKind.SCORE, JobKind.SEND}
+
+
+def test_a_study_whose_report_is_about_to_be_delivered_is_not_silenced(hospital: Hospital) -> None:
+    hospital.archive.reachable = False
+    hospital.receive(films(hospital, 1)[0])
+    hospital.run()
+    hospital.silent_share, hospital.archive.reachable = 1.0, True
+    hospital.receive(hospital.header("1.1", "1.1.2", patient_id="P1"))
+    hospital.run()
+    assert hospital.study("1.1").silent is False
