@@ -32,7 +32,7 @@ SAMPLES = (*LabelExposure, rules.MONITORING)
 
 
 @dataclass(frozen=True, slots=True)
-class SampleAuc:
+class VersionAuc:
     """AUC with its 95 % interval; None: undefined."""
 
     value: float | None
@@ -97,7 +97,7 @@ def split_samples(labels: Iterable[Label]) -> dict[str, list[Label]]:
     return found
 
 
-def measure_sample(labels: Iterable[Label], scores: Mapping[tuple[str, str], float], policy: LabelPolicy) -> dict[str, SampleAuc]:
+def measure_sample(labels: Iterable[Label], scores: Mapping[tuple[str, str], float], policy: LabelPolicy) -> dict[str, VersionAuc]:
     """Return finding -> AUC of the scores (study, finding) on the consensus of these labels; findings with a label only."""
     values = _pair_values(labels, scores, policy)
     return {finding: estimate_auc(*both) for finding, both in values.items() if len(both[0])}
@@ -114,23 +114,23 @@ def measure_reliability(
     return {name: bins for name, bins in curves.items() if len(bins) > 1}
 
 
-def estimate_auc(scores: Floats, present: npt.NDArray[np.bool_]) -> SampleAuc:
+def estimate_auc(scores: Floats, present: npt.NDArray[np.bool_]) -> VersionAuc:
     """Return the AUC of scores [n] for flags [n]."""
     positive, negative = np.sort(scores[present]), np.sort(scores[~present])
     counts = len(positive), len(negative)
     if not all(counts):
-        return SampleAuc(None, None, None, *counts)
+        return VersionAuc(None, None, None, *counts)
     above, below = _share_below(positive, negative), 1 - _share_below(negative, positive)
     value = float(above.mean())
     variance = sum(float(each.var(ddof=1)) / len(each) for each in (above, below)) if min(counts) > 1 else 0.0
     if not 0 < value < 1 or variance == 0:
-        return SampleAuc(value, None, None, *counts)
+        return VersionAuc(value, None, None, *counts)
     centre, width = math.log(value / (1 - value)), Z * math.sqrt(variance) / (value * (1 - value))
     lower, upper = (1 / (1 + math.exp(-(centre + sign * width))) for sign in (-1, 1))
-    return SampleAuc(value, lower, upper, *counts)
+    return VersionAuc(value, lower, upper, *counts)
 
 
-def average_auc(found: Mapping[str, SampleAuc]) -> float | None:
+def average_auc(found: Mapping[str, VersionAuc]) -> float | None:
     """Return the mean AUC of the findings that have one."""
     values = [each.value for each in found.values() if each.value is not None]
     return sum(values) / len(values) if values else None

@@ -84,7 +84,7 @@ def show_labelling(request: Request, visitor: ReadingVisitor, study: AskedStudy 
     `study`: a study that is labelled out of its turn; the browser asks for it.
     """
     tasks = [] if study else _list_tasks(request, visitor.name, PREPARED_TASKS)
-    _prepare_films(tasks, parts_of(request))
+    _prepare_films(tasks[:1], parts_of(request))  # the next one would slow the first
     return render_page(
         request,
         "label.html",

@@ -12,7 +12,7 @@ from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, Label, LabelExposure, ModelVersion, VersionState
 from pipeline.ports.desk import DeskCatalog, DeskTransaction
 from pipeline.rules import MONITORING
-from pipeline.version_figures import CurvePoint, Projection, ReliabilityBin, SampleAuc
+from pipeline.version_figures import CurvePoint, Projection, ReliabilityBin, VersionAuc
 
 FRESH_SECONDS = 60.0
 """Time for which figures are shown again: a page counts the labels of the archive."""
@@ -25,7 +25,7 @@ CHUNK = 500
 class ModelFigures:
     """Of the serving version; empty where none serves."""
 
-    samples: Mapping[str, Mapping[str, SampleAuc]] = field(default_factory=dict)  # sample -> finding -> AUC
+    samples: Mapping[str, Mapping[str, VersionAuc]] = field(default_factory=dict)  # sample -> finding -> AUC
     means: Mapping[str, float | None] = field(default_factory=dict)  # sample -> mean AUC
     reliability: Mapping[str, Sequence[ReliabilityBin]] = field(default_factory=dict)  # finding, "": all
     points: Sequence[CurvePoint] = ()

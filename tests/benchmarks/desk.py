@@ -3,7 +3,7 @@
 Simulated films of 2048 x 2500 pixels, served by `radclipd web` and read by keys in Debian's Chromium on this host:
 
 * `first_page_bytes`: everything that the labelling page loads, without the films;
-* `first_film_seconds`: from the request of the page, just after the log-in, to the first film on the screen, nothing cached;
+* `first_film_seconds`: from the log-in, its check of the password among it, to the first film on the screen, nothing cached;
 * `first_film_parts`: until the page had come, its script ran, the film had come, all from the same moment;
 * `prefetched_first_film_seconds`: the same when the page is loaded again, with the film in the server's memory;
 * `next_film_seconds`: from the last key (Enter) to the next film on the screen, prefetched; median and p95;
