@@ -42,7 +42,7 @@ DECIDED_STUDIES = 1000
 MAX_ROUNDS = 20
 """Newest learn jobs that are read, to find the running round and the last finished one."""
 IS_LEARN_JOB: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
-IS_DONE: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.DONE.value}'")
+IS_DONE = text(f"state = '{JobState.DONE.value}'")
 IS_QUARANTINED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.QUARANTINED.value}'")
 """Literals, not parameters: SQLite uses a partial index only for a literal condition."""
 RESULT_OF_STATE = {
@@ -129,7 +129,11 @@ class SqlFigures:
 
     def finished_jobs(self, *, since: datetime) -> dict[JobKind, int]:
         """Return the jobs of each kind that were done since then."""
-        query = select(jobs.c.kind, func.count()).where(IS_DONE, jobs.c.finished_at > since).group_by(jobs.c.kind)
+        on_sqlite = self._connection.dialect.name == "sqlite"  # may choose ix_jobs_by_state, with every done job, on its own
+        source = text("jobs INDEXED BY ix_jobs_done") if on_sqlite else jobs
+        kind: ColumnElement[str] = literal_column("kind")
+        is_recent = literal_column("finished_at", jobs.c.finished_at.type) > since
+        query = select(kind, func.count()).select_from(source).where(IS_DONE, is_recent).group_by(kind)
         return {JobKind(kind): count for kind, count in self._connection.execute(query)}
 
     def received_bytes(self, *, since: datetime) -> int:

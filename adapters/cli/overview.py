@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -73,7 +74,7 @@ def show(
     if json:
         _write_json(found)
         return
-    write_lines(list(_describe_study(found)), wide=wide)
+    write_lines(list(_describe_study(found)), wide=wide, wrap=True)
 
 
 @audit.command("list")
@@ -172,15 +173,20 @@ def _describe_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Seque
         yield "  " + " ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def write_lines(lines: Sequence[str], *, wide: bool) -> None:
-    """Print lines, cut to WIDTH unless `wide`."""
+def write_lines(lines: Sequence[str], *, wide: bool, wrap: bool = False) -> None:
+    """Print lines; unless `wide` they have at most WIDTH characters, with short UIDs: they are wrapped, or else cut."""
     for line in lines:
         text = format_cell(line)
-        typer.echo(text if wide else _shorten_line(text))
+        for part in [text] if wide else _wrap_line(text) if wrap else [_cut_line(text)]:
+            typer.echo(part)
 
 
-def _shorten_line(line: str) -> str:
-    """Return a line of at most WIDTH characters: long UIDs end in their last characters, then the line is cut."""
+def _wrap_line(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(shorten_uids(line), WIDTH, subsequent_indent=f"{indent}    ", replace_whitespace=False) or [""]
+
+
+def _cut_line(line: str) -> str:
     short = shorten_uids(line)
     return short if len(short) <= WIDTH else short[: WIDTH - 1] + "…"
 

@@ -61,7 +61,7 @@ def score(
             row = _describe_study(study, _write_objects(scorer, study, sr, results))
             results.studies.append(row)
             if not json:
-                write_lines([*_format_study(row, study), ""], wide=wide)
+                write_lines([*_format_study(row, study), ""], wide=wide, wrap=True)
     if json:
         head = {"version": version.number, "version_name": version.name, "notice": version.notice}
         json_format.dump(head | asdict(results), sys.stdout, indent=2, default=str)

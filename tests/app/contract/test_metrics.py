@@ -240,6 +240,17 @@ def test_queue_figures_use_an_index_of_the_jobs(fresh_url: Callable[[str], str])
     assert [step for step in steps if step.startswith("SCAN jobs") and "ix_jobs_learn" not in step] == []
 
 
+def test_finished_jobs_are_counted_by_kind_and_time(sql_catalog: SqlCatalog) -> None:
+    claimed = [claim(sql_catalog, kind, "1.1") for kind in (JobKind.SCORE, JobKind.SEND)]
+    claim(sql_catalog, JobKind.REPORT, "1.1")
+    with sql_catalog.begin() as tx:
+        tx.jobs.finish(*claimed)
+    with sql_catalog.read() as tx:
+        now = tx.now()
+        assert tx.figures.finished_jobs(since=now - timedelta(hours=1)) == {JobKind.SCORE: 1, JobKind.SEND: 1}
+        assert tx.figures.finished_jobs(since=now + timedelta(hours=1)) == {}
+
+
 # How it is asked.
 
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     "put": lambda tx, _: tx.jobs.put(JobKind.SEND, "2.25.4"),
     "is open": lambda tx, archive: tx.jobs.is_open(JobKind.SCORE, archive.study_uid(SMALL // 2)),
     "count waiting": lambda tx, _: tx.jobs.count_waiting(JobKind.SCORE, at_most=100),
+    "finished": lambda tx, _: tx.figures.finished_jobs(since=datetime(9999, 1, 1, tzinfo=UTC)),
     "purge": lambda tx, _: tx.jobs.purge_done(older_than_days=365, limit=10),
     "settle": lambda tx, _: (
         tx.studies.stable_studies(seconds=0, released=True, limit=200),

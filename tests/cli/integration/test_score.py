@@ -145,6 +145,11 @@ def test_bad_files_are_named_and_the_others_scored(place: Place, tmp_path: Path)
 def test_a_page_of_text_fits_80_columns(place: Place) -> None:
     lines = place.score(place.films).stdout.splitlines()
     assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    with place.catalog.read() as tx:
+        told = report.tell_newest(tx, place.studies[0], report_policy(place.config))
+    assert told is not None
+    assert all(one.sentence in text for one in told.findings)  # wrapped, not cut
     assert sum("UNTRAINED" in line for line in lines) == FILMS
 
 
