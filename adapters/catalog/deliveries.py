@@ -122,7 +122,7 @@ class SqlDeliveries:
         )
         return self._fetch_deliveries(query.order_by(deliveries.c.id).limit(limit))
 
-    def adopt_sent(self, destination: str, *, max_age_days: float) -> int:
+    def adopt_sent(self, destination: str, *, max_age_days: float) -> None:
         columns = ["report", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "destination", "state", "sent_at"]
         told, shown = _select_sent_objects(reports, reports.c.id), _select_sent_objects(visible_objects, visible_objects.c.report)
         sent = union_all(told, shown).subquery()
@@ -139,7 +139,7 @@ class SqlDeliveries:
             sent.c.sent_at,
         ).where(sent.c.sent_at >= seconds_from_now(-max_age_days * DAY_SECONDS), ~known.exists())
         insert = build_insert(deliveries, self._connection.dialect.name).from_select(columns, missing)
-        return self._connection.execute(insert.on_conflict_do_nothing()).rowcount
+        self._connection.execute(insert.on_conflict_do_nothing())
 
     def _fetch_deliveries(self, query: Select[Any]) -> list[Delivery]:
         return [_build_delivery(row) for row in self._connection.execute(query).mappings()]

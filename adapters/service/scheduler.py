@@ -16,7 +16,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from adapters.config.crontab import next_time, next_time_from
 
-CALL_THREADS = 4
+CALL_THREADS = 6
 """Calls that run concurrently: a slow one, such as a query to an archive, delays no other."""
 CLOCK_TOLERANCE = timedelta(seconds=1)
 

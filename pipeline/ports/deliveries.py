@@ -50,8 +50,8 @@ class Deliveries(Protocol):
     def arrived(self, destination: str, *, max_age_days: float, after: int, limit: int) -> list[Delivery]:
         """Return deliveries of each study's newest report that were sent within `max_age_days`, by id, those behind `after`."""
 
-    def adopt_sent(self, destination: str, *, max_age_days: float) -> int:
-        """Insert SENT deliveries for objects that were sent before deliveries were recorded; return their number."""
+    def adopt_sent(self, destination: str, *, max_age_days: float) -> None:
+        """Insert SENT deliveries for objects that were sent before deliveries were recorded."""
 
 
 class InstanceFinder(Protocol):

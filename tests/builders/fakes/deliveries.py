@@ -101,14 +101,13 @@ class FakeDeliveries:
             and newest[row.delivery.study_instance_uid] == row.report
         ][:limit]
 
-    def adopt_sent(self, destination: str, *, max_age_days: float) -> int:
+    def adopt_sent(self, destination: str, *, max_age_days: float) -> None:
         known: list[Report | VisibleObject] = [*self._t.reports.values(), *self._t.visible_objects.values()]
         missing = [
             one for one in known if one.state is ReportState.SENT and (one.sop_instance_uid, destination) not in self._t.deliveries
         ]
         for one in missing:
             self.mark_sent(one, destination, "")
-        return len(missing)
 
     def _rows(self, destination: str) -> list[DeliveryRow]:
         return [row for (_, to), row in self._t.deliveries.items() if to == destination]

@@ -99,6 +99,8 @@ def test_an_upgrade_from_every_release_keeps_its_rows(
         assert report.state is ReportState.SENT
         assert len(tx.scores.predictions("1.4", 1)) == len(tx.scores.image_scores("1.4", 1)["1.1"]) == len(FINDINGS)
         assert [job.subject for job in tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)] == ["2.25.1"]
+        tx.deliveries.adopt_sent("PACS", max_age_days=36_500)
+        assert [one.sop_instance_uid for one in tx.deliveries.arrived("PACS", max_age_days=36_500, after=0, limit=9)] == ["2.25.1"]
         tx.studies.add_instance(a_header("1.2"), StoredFile("k", "f" * 64, 1), SENDER, opens_study=True)
         assert [i.header.sop_instance_uid for i in tx.studies.instances("1.4")] == ["1.1", "1.2"]
     catalog.dispose()
