@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -423,3 +424,23 @@ def test_the_real_label_table_of_chestxray14() -> None:
     hernias = sum(reading.findings["Hernia"] is YES for reading in table.readings)
     assert hernias == 227
     assert all(len(reading.findings) == len(FINDINGS) for reading in table.readings)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("2026-03-29T01:30:00", datetime(2026, 3, 29, 0, 30, tzinfo=UTC)),
+        ("2026-03-29T02:30:00", datetime(2026, 3, 29, 0, 30, tzinfo=UTC)),  # an hour that the clocks skip
+        ("2026-10-25T02:30:00", datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),  # an hour that comes twice: the first one
+        ("2026-10-25T02:30:00+01:00", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_local_time_at_the_change_of_daylight_saving_time_is_read(
+    written: str, told: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as hospital:
+        hospital.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        table = read_table(f"study_instance_uid,stated_at,Mass\n1.1,{written},1\n".encode(), ALICE)
+    time.tzset()
+    assert [reading.stated_at for reading in table.readings] == [told]
