@@ -19,6 +19,7 @@ from pipeline.domain import JobKind, ModelVersion, StoredFile
 from pipeline.finding_names import parse_findings
 
 if TYPE_CHECKING:
+    from adapters.audit.syslog import SyslogRepository
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
     from adapters.dicom.image.comparison_process import ComparisonProcess
@@ -125,6 +126,24 @@ class Parts:
     def tls(self) -> TlsEndpoint | None:
         """The certificates of DICOM TLS; None where `[tls]` names none. ConfigurationError where a credential is not passed."""
         return make_tls_endpoint(self.config)
+
+    @cached_property
+    def audit_repository(self) -> SyslogRepository:
+        """The hospital's audit repository. A connection is opened for each delivery."""
+        from adapters.audit.dicom_message import AuditSource
+        from adapters.audit.syslog import SyslogRepository, SyslogSettings
+
+        wanted = self.config.audit
+        return SyslogRepository(
+            SyslogSettings(
+                host=wanted.syslog_host,
+                port=wanted.syslog_port,
+                ca_file=wanted.syslog_ca_file,
+                certificate_file=wanted.syslog_certificate_file,
+                key_file=wanted.syslog_key_file,
+            ),
+            AuditSource(host=socket.gethostname(), ae_title=self.config.listener.ae_title, enterprise_site=wanted.enterprise_site),
+        )
 
     @cached_property
     def documents(self) -> DicomDocumentReader:

@@ -3,7 +3,6 @@ serves the metrics. One dispatcher per catalog is enough; two do no harm."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -117,20 +116,7 @@ def _log_audit_head(catalog: AuditCatalog) -> None:
 
 def build_audit_delivery(parts: Parts) -> Callable[[], None]:
     """Make the dispatcher's step that sends audit events to the repository."""
-    from adapters.audit.dicom_message import AuditSource
-    from adapters.audit.syslog import SyslogRepository, SyslogSettings
-
-    wanted = parts.config.audit
-    repository = SyslogRepository(
-        SyslogSettings(
-            host=wanted.syslog_host,
-            port=wanted.syslog_port,
-            ca_file=wanted.syslog_ca_file,
-            certificate_file=wanted.syslog_certificate_file,
-            key_file=wanted.syslog_key_file,
-        ),
-        AuditSource(host=socket.gethostname(), ae_title=parts.config.listener.ae_title, enterprise_site=wanted.enterprise_site),
-    )
+    wanted, repository = parts.config.audit, parts.audit_repository
     policy = audit_delivery.AuditDeliveryPolicy(tell_patient_id=wanted.tell_patient_id)
 
     def deliver_and_log() -> None:

@@ -292,6 +292,13 @@ def _require_folder(folder: Path, key: str) -> None:
         )
 
 
+def _check_audit_repository(parts: Parts) -> str:
+    if not parts.config.audit.syslog_host:
+        return "no audit.syslog_host: audit events stay in the catalog"
+    parts.audit_repository.send([])  # TLS in both directions, and its end
+    return f"{parts.audit_repository.name} answers over TLS"
+
+
 def _check_metrics(parts: Parts) -> str:
     from http.client import HTTPException
     from urllib.request import ProxyHandler, build_opener
@@ -360,6 +367,7 @@ def preflight_checks(path: Path | None) -> tuple[PreflightCheck, ...]:
         PreflightCheck("model", _check_model),
         PreflightCheck("activation cache", _check_activation_cache),
         PreflightCheck("metrics", _check_metrics),
+        PreflightCheck("audit repository", _check_audit_repository),
         PreflightCheck("authorization", partial(_check_authorization, path)),
         PreflightCheck("device", _check_device),
     )

@@ -19,6 +19,7 @@ from tests.builders.dicom_files import dx, sr
 from tests.builders.guarded_sockets import guard_environment, read_refusals
 from tests.builders.installation import Installation, free_port, reports_of, wait_for
 from tests.builders.reception import associate, with_meta
+from tests.builders.sql import rows
 
 PEOPLE = {
     "japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "ID-JP-81", "19010203"),
@@ -78,13 +79,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, template: Installation) -> Ite
         verbs = (
             ["status", "--json"],
             ["audit", "list", "--json"],
-            ["jobs", "list", "--json"],
             ["show", films["arabic"].StudyInstanceUID],
         )
         outputs = [place.run(*verb).stdout for verb in verbs]
         outputs.append(urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10).read().decode())
         reports = {script: dcmread(reports_of(archive, film.StudyInstanceUID)[0]) for script, film in films.items()}
-        wait_for(lambda: place.rows("SELECT 1 FROM v_audit WHERE position IS NULL") == [], 20, place.read_log)
+        wait_for(lambda: rows(place.url, "SELECT 1 FROM v_audit WHERE position IS NULL") == [], 20, place.read_log)
     yield Run(place, films, reports, "\n".join(outputs), read_refusals(guard))
 
 
@@ -174,7 +174,7 @@ def test_the_guard_refuses_and_records(tmp_path: Path) -> None:
 def test_the_audit_chain_of_the_run_holds_and_names_the_associations(run: Run) -> None:
     verdict = json.loads(run.place.run("audit", "verify", "--json").stdout)
     assert (verdict["holds"], verdict["unlinked"]) == (True, 0)
-    told = run.place.rows("SELECT subject, patient_pseudonym FROM v_audit WHERE action = 'association' AND outcome = 'done'")
-    pseudonym = {row["subject"]: row["patient_pseudonym"] for row in told}
+    told = "SELECT subject, patient_pseudonym FROM v_audit WHERE action = 'association' AND outcome = 'done'"
+    pseudonym = {str(subject): str(one) for subject, one in rows(run.place.url, told)}
     ours = {pseudonym[film.StudyInstanceUID] for film in run.films.values()}
     assert (len(ours), {len(each) for each in ours}) == (len(PEOPLE), {32})

@@ -151,3 +151,15 @@ def test_a_transaction_that_waits_does_not_leave_a_gap(sql_catalog: SqlCatalog, 
     assert verify(catalog=sql_catalog).holds
     with sql_catalog.read() as tx:
         assert [event.event.subject for event in tx.audit_chain.events_after(0, limit=9)] == ["1.0", "1.1", "slow"]
+
+
+def test_a_clock_that_is_set_back_breaks_no_chain(sql_catalog: SqlCatalog, catalog_url: str) -> None:
+    """The order of the chain is that of the links, not of the times."""
+    for moment in ("2026-10-25 01:30:00+00:00", "2026-10-25 00:30:00+00:00", "2027-01-01 00:00:00+00:00"):
+        columns = "at, action, outcome, subject, detail, source"
+        execute(catalog_url, f"INSERT INTO audit_events ({columns}) VALUES ('{moment}', 'label', 'done', '', '', '')")
+    add_events(sql_catalog, 1)
+    link_events(catalog=sql_catalog)
+    assert verify(catalog=sql_catalog).holds
+    with sql_catalog.read() as tx:
+        assert [event.at.year for event in tx.audit_chain.events_after(0, limit=3)] == [2026, 2026, 2027]

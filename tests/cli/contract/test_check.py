@@ -23,6 +23,7 @@ from pipeline.errors import ConfigurationError
 from tests.builders.certificates import CertificateAuthority, IssuedFiles
 from tests.builders.installation import free_port
 from tests.builders.reception import FakeReception, listening
+from tests.builders.syslog_receiver import make_certificate, receiving
 
 Verdict = Callable[..., str]
 
@@ -253,3 +254,14 @@ def test_an_authorization_file_that_cannot_be_used_is_named(tmp_path: Path, cont
 def test_a_credential_of_a_unit_is_not_tried(tmp_path: Path) -> None:
     with Parts(Config(backfill=BackfillConfig(authorization_file="token"))) as parts:
         assert "not tried" in check._check_authorization(tmp_path / "radclipd.toml", parts)
+
+
+def test_the_audit_repository_is_tried_over_tls(verdict: Verdict, tmp_path: Path) -> None:
+    assert "stay in the catalog" in verdict("audit repository")
+    certificate, key = make_certificate(tmp_path, "repository")
+    with receiving(certificate, key) as receiver:
+        wanted = {"syslog_host": "127.0.0.1", "syslog_port": receiver.port, "syslog_ca_file": str(certificate)}
+        assert f"127.0.0.1:{receiver.port} answers over TLS" in verdict("audit repository", audit=wanted)
+    refused = verdict("audit repository", audit=wanted)
+    assert "FAIL" in refused
+    assert "out of reach" in refused

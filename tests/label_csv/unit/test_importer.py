@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -450,3 +451,23 @@ def test_a_stated_exposure_outlives_export_and_import() -> None:
     csv.writer(text).writerows(rows)
     import_table(text.getvalue().encode(), ALICE, catalog=other)
     assert [label.exposure for label in other.tables.labels] == [LabelExposure.NONE, LabelExposure.POSSIBLE]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("2026-03-29T01:30:00", datetime(2026, 3, 29, 0, 30, tzinfo=UTC)),
+        ("2026-03-29T02:30:00", datetime(2026, 3, 29, 0, 30, tzinfo=UTC)),  # an hour that the clocks skip
+        ("2026-10-25T02:30:00", datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),  # an hour that comes twice: the first one
+        ("2026-10-25T02:30:00+01:00", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_local_time_at_the_change_of_daylight_saving_time_is_read(
+    written: str, told: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as hospital:
+        hospital.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        table = read_table(f"study_instance_uid,stated_at,Mass\n1.1,{written},1\n".encode(), ALICE)
+    time.tzset()
+    assert [reading.stated_at for reading in table.readings] == [told]

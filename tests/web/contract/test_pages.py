@@ -66,6 +66,26 @@ def test_only_some_roles_see_who_the_patient_is(staffed: Desk) -> None:
         assert "<td>F</td>" in told, role  # sex and age name nobody
 
 
+@pytest.mark.parametrize(
+    ("characters", "description"),
+    [
+        (["", "ISO 2022 IR 87"], "胸部単純"),
+        (["", "ISO 2022 IR 149"], "흉부 촬영"),
+        ("ISO_IR 144", "Рентген груди"),
+        ("ISO_IR 127", "صدر أشعة"),
+    ],
+    ids=["japanese", "korean", "cyrillic", "arabic"],
+)
+def test_texts_of_any_script_are_shown_and_kept(staffed: Desk, characters: object, description: str) -> None:
+    study = staffed.add_film(dx(SpecificCharacterSet=characters, StudyDescription=description))
+    draft = Draft(study_instance_uid=study, reader="reader", states={"Mass": LabelState.PRESENT}, comment=description)
+    labelling.state_reading(draft, idempotency_key="a key of some length", rest_absent=False, catalog=staffed.catalog)
+    client = staffed.client("reader")
+    assert description in client.get(f"/studies/{study}").text
+    assert description in client.get("/studies").text
+    assert rows(staffed.url, "SELECT comment FROM v_readings") == [(description,)]
+
+
 def test_a_reader_who_opens_the_study_page_is_exposed(staffed: Desk) -> None:
     first, second = staffed.add_films(2)
     staffed.client("reader").get(f"/studies/{first}")
