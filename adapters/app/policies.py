@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
     """`[storage]` and `[labels]` as the step reads them."""
-    return receive.ReceivePolicy(min_free_bytes=int(config.storage.min_free), read_documents=reads_documents(config))
+    return receive.ReceivePolicy(
+        min_free_bytes=int(config.storage.min_free),
+        read_documents=reads_documents(config),
+        keep_conflicts=config.storage.conflicts == "keep",
+    )
 
 
 def reads_documents(config: Config) -> bool:

@@ -25,6 +25,7 @@ from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests, SqlSecondReadings
+from adapters.catalog.revisions import SqlRevisions
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
@@ -66,6 +67,7 @@ class SqlTransaction:
         self.requests = SqlRequests(connection)
         self.second_readings = SqlSecondReadings(connection)
         self.backfills = SqlBackfills(connection)
+        self.revisions = SqlRevisions(connection, self.studies)
         self.figures = SqlFigures(connection)
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)

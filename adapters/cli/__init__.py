@@ -29,6 +29,7 @@ GROUPS = (
     "query",
     "jobs",
     "reports",
+    "studies",
     "labels",
     "worklist",
     "learn",

@@ -95,6 +95,10 @@ class StorageConfig(Section):
         default=ByteSize(2 << 30),
         description="Free disk space below which instances are refused with status A700 (out of resources).",
     )
+    conflicts: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description='Another image under a known SOP Instance UID: "refuse" (C001), or "keep" beside the first for a person.',
+    )
 
 
 class CatalogConfig(Section):

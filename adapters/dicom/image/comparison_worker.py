@@ -1,14 +1,16 @@
-"""The process that compares two files of one instance. `adapters/dicom/image/comparison_process.py` starts it.
+"""The process that compares two files of one instance, or digests one. `adapters/dicom/image/comparison_process.py` starts it.
 
 It decodes what a sender has sent, so its memory has a limit. It ends by itself when nothing is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.dicom.image.instance_comparison import describe_difference
+from adapters.dicom.image.instance_comparison import compare_files, digest_pixels
 from adapters.ipc.worker_process import connect_to_parent
+from pipeline.domain import InstanceDifference
 
 MAX_FILE_BYTES = 256 << 20
 IDLE_SECONDS = 60.0
@@ -20,21 +22,21 @@ def main() -> None:
     connection.send(None)  # ready
     while connection.poll(IDLE_SECONDS):
         try:
-            stored, incoming = connection.recv()
+            paths = connection.recv()
         except EOFError:
             return
-        connection.send(_compare_files(Path(stored), Path(incoming)))
+        connection.send(_answer_request([Path(path) for path in paths]))
 
 
-def _compare_files(stored: Path, incoming: Path) -> tuple[bool, str]:
-    """Return whether they hold the same instance, and what differs, or why that is unknown."""
+def _answer_request(paths: Sequence[Path]) -> InstanceDifference | str | None:
+    """Return the difference of two files, or the digest of one; None where it cannot be told."""
     try:
-        if max(stored.stat().st_size, incoming.stat().st_size) > MAX_FILE_BYTES:
-            return False, "too large to compare"
-        difference = describe_difference(stored.read_bytes(), incoming.read_bytes())
-    except Exception as error:  # of any type: the files are of any origin
-        return False, f"cannot be compared: {type(error).__name__}"
-    return difference is not None, difference or "another image or another document"
+        if max(path.stat().st_size for path in paths) > MAX_FILE_BYTES:
+            return None
+        contents = [path.read_bytes() for path in paths]
+        return digest_pixels(*contents) if len(contents) == 1 else compare_files(*contents)
+    except Exception:  # of any type: the files are of any origin
+        return None
 
 
 if __name__ == "__main__":

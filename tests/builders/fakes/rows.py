@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 from pipeline.domain import (
     AuditEvent,
+    Conflict,
     Job,
     Label,
     ModelVersion,
@@ -15,6 +16,7 @@ from pipeline.domain import (
     Report,
     Request,
     Scores,
+    StoredFile,
     StoredInstance,
     Study,
     VisibleObject,
@@ -44,6 +46,8 @@ class CatalogTables:
     studies: dict[str, Study] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     instances: dict[str, StoredInstance] = field(default_factory=dict)
+    former_files: dict[str, list[StoredFile]] = field(default_factory=dict)  # by instance
+    conflicts: dict[int, Conflict] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
     thumbnails: dict[str, tuple[bytes, float | None]] = field(default_factory=dict)  # with their distances
     image_reference: ImageReference | None = None
