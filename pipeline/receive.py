@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -25,6 +27,8 @@ from pipeline.ports.services import Buffer, Catalog, ImageStore, IncomingFile, I
 
 GUARDED_BYTES = 1 << 22
 """Bytes of one incoming file between two looks at the free space. Each open association may write as much below the guard."""
+MAX_DELAY_SECONDS = 5.0
+"""Delay of an instance just above the disk guard."""
 MAX_CONFLICTS = 16
 """Open conflicts of one instance that are kept; a sender of more is refused."""
 MOVED = "all its instances have moved to another study"
@@ -36,6 +40,7 @@ class ReceivePolicy:
 
     min_free_bytes: int  # below this free space no file is accepted
     read_documents: bool = False  # whether structured reports and key object selections are read for labels: `[labels]`
+    slow_free_bytes: int = 0  # below this free space senders are slowed; 0: never
     keep_conflicts: bool = False  # whether another instance under a known UID is kept beside the stored one, or refused
 
 
@@ -72,15 +77,25 @@ class InstanceReceiver:
     """The step for concurrent threads: their rows share transactions."""
 
     def __init__(
-        self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy, comparison: InstanceComparison | None = None
+        self,
+        *,
+        catalog: Catalog,
+        images: ImageStore,
+        policy: ReceivePolicy,
+        comparison: InstanceComparison | None = None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`comparison`: without one, every other file under a known SOP Instance UID is another instance."""
         self._catalog, self._images, self._policy, self._comparison = catalog, images, policy, comparison
-        self._group_commit = GroupCommit(catalog)
+        self._group_commit, self._sleep = GroupCommit(catalog), sleep
 
     def open_incoming(self) -> IncomingFile:
-        """Open a file for writing. OutOfResources below the disk guard, now or while it is written, or where the disk refuses."""
-        _require_free_space(self._images, self._policy)
+        """Open a file for writing, later where there is little space: retention gains time.
+
+        OutOfResources below the disk guard, now or while the file is written, or where the disk refuses.
+        """
+        if delay := _require_free_space(self._images, self._policy):
+            self._sleep(delay)
         return GuardedFile(self._images, self._policy)
 
     def receive(self, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
@@ -237,10 +252,14 @@ def _is_of_this_catalog(tx: Transaction, header: Header) -> bool:
     return rules.may_be_own(header) and (tx.reports.find(uid) or tx.reports.find_visible(uid)) is not None
 
 
-def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:
+def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> float:
+    """Return the delay of a sender in seconds: 0 at `slow_free_bytes`, MAX_DELAY_SECONDS at the disk guard. OutOfResources."""
     free = images.free_bytes()  # bytes of the incoming file that were written count as used
     if free < policy.min_free_bytes:
         raise OutOfResources(
             f"image store has {free} bytes free, below storage.min_free = {policy.min_free_bytes}",
             hint="free disk space or lower storage.min_free",
         )
+    if free >= policy.slow_free_bytes:
+        return 0.0
+    return MAX_DELAY_SECONDS * (policy.slow_free_bytes - free) / (policy.slow_free_bytes - policy.min_free_bytes)

@@ -19,6 +19,7 @@ from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
 from pipeline import image_check, learn, references, report, rescore, settle, work
+from pipeline.retention import FileRetention
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MINUTE, HOUR = 60.0, 3600.0
 CLOCK_CHECK_SECONDS = 10.0
 """Between two checks for a clock that was set back."""
+RETENTION_SECONDS = 60.0
+"""Between two looks at the free space of the image store."""
 RESCORE_SECONDS = 5.0
 """Between two portions of the archive that are queued for re-scoring, and between two looks at the reference distribution."""
 
@@ -59,6 +62,7 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     if config.study.ask_archive:  # a call of its own: a slow archive delays no study that needs no answer
         scheduler.add_interval(config.work.poll_seconds, "ask archive", partial(_settle_and_log, build_settle_complete(parts)))
     scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
+    scheduler.add_interval(RETENTION_SECONDS, "retention", build_retention(parts))
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
     scheduler.add_interval(MINUTE, "check images", partial(_check_and_log_images, catalog))
@@ -115,6 +119,22 @@ def build_reference(parts: Parts) -> Callable[[], None]:
 def build_learn_trigger(parts: Parts) -> Callable[[], bool]:
     """Make the scheduler's step that queues a round of learning."""
     return partial(learn.enqueue_learning, catalog=parts.catalog, min_new_labels=parts.config.learn.min_new_labels)
+
+
+def build_retention(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that deletes files by `[retention]`, and warns of little space."""
+    config, images = parts.config, parts.images
+    policy = policies.retention_policy(config)
+    file_retention = FileRetention(catalog=parts.catalog, images=images, policy=policy, comparison=parts.comparison)
+
+    def run_and_log() -> None:
+        deleted = file_retention.run()
+        if deleted.files:
+            log.info("files deleted", files=deleted.files, studies=deleted.studies, bytes=deleted.bytes)
+        if (free := images.free_bytes()) < int(config.storage.warn_free):
+            log.warning("little disk space", free=free, warn_free=int(config.storage.warn_free))
+
+    return run_and_log
 
 
 def sweep_files(parts: Parts) -> None:

@@ -25,6 +25,7 @@ from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests, SqlSecondReadings
+from adapters.catalog.retention import SqlRetention
 from adapters.catalog.revisions import SqlRevisions
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
@@ -68,6 +69,7 @@ class SqlTransaction:
         self.second_readings = SqlSecondReadings(connection)
         self.backfills = SqlBackfills(connection)
         self.revisions = SqlRevisions(connection, self.studies)
+        self.retention = SqlRetention(connection)
         self.figures = SqlFigures(connection)
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)

@@ -105,7 +105,9 @@ def _check_disk(parts: Parts) -> str:
             f"{free / 2**30:.1f} GiB free, below storage.min_free of {guard / 2**30:.1f} GiB: the listener refuses images",
             hint="free disk space or lower storage.min_free",
         )
-    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
+    warn = int(parts.config.storage.warn_free)
+    warning = f"; LITTLE SPACE: storage.warn_free is {warn / 2**30:.1f} GiB" if free < warn else ""
+    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB{warning}"
 
 
 def _check_catalog(parts: Parts) -> str:

@@ -33,6 +33,7 @@ from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests, SecondReadings
+from pipeline.ports.retention import Retention
 from pipeline.ports.studies import References, Reports, ReportStops, Revisions, ScoreRows, Studies, Thumbnails
 from pipeline.statements import StudyStatement
 
@@ -74,6 +75,8 @@ class Transaction(Protocol):
     def studies(self) -> Studies: ...
     @property
     def revisions(self) -> Revisions: ...
+    @property
+    def retention(self) -> Retention: ...
     @property
     def scores(self) -> ScoreRows: ...
     @property

@@ -18,6 +18,7 @@ from pipeline.ports.services import (
 from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeRequests, FakeSecondReadings
+from tests.builders.fakes.retention import FakeRetention
 from tests.builders.fakes.revisions import FakeRevisions
 from tests.builders.fakes.rows import CatalogTables
 from tests.builders.fakes.studies import FakeReferences, FakeReports, FakeReportStops, FakeScoreRows, FakeStudies
@@ -60,6 +61,7 @@ class FakeTransaction:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
         self.revisions = FakeRevisions(tables, self.studies, now)
+        self.retention = FakeRetention(tables, now)
         self.scores = FakeScoreRows(tables)
         self.thumbnails = FakeThumbnails(tables)
         self.references = FakeReferences(tables)

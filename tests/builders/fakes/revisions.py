@@ -26,6 +26,7 @@ class FakeRevisions:
             del self._t.instances[uid]
             self._studies.add_instance(header, revision.file, revision.sender, opens_study=opens_study)
         self._t.instances[uid] = StoredInstance(header, revision.file, known.received_at, revision=known.revision + 1)
+        self._t.files_deleted.discard(header.study_instance_uid)
         study = self._t.studies[header.study_instance_uid]
         names = ("accession_number", "study_date", "patient_key")
         changed = {name: getattr(header, name) for name in names if getattr(header, name) != getattr(known.header, name)}
@@ -35,6 +36,7 @@ class FakeRevisions:
     def mark_stored(self, sop_instance_uid: str) -> None:
         known = self._t.instances[sop_instance_uid]
         self._t.instances[sop_instance_uid] = replace(known, state=InstanceState.STORED, pixels_sha256="")
+        self._t.files_deleted.discard(known.header.study_instance_uid)
 
     def add_conflict(self, header: Header, file: StoredFile, sender: Sender) -> None:
         number, uid = len(self._t.conflicts) + 1, header.sop_instance_uid

@@ -46,6 +46,7 @@ class CatalogTables:
     studies: dict[str, Study] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     instances: dict[str, StoredInstance] = field(default_factory=dict)
+    files_deleted: set[str] = field(default_factory=set)  # studies
     former_files: dict[str, list[StoredFile]] = field(default_factory=dict)  # by instance
     conflicts: dict[int, Conflict] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
