@@ -132,7 +132,7 @@ class InstanceReceiver:
 
     def _receive_other_file(self, known: StoredInstance, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
         """Store the file as a revision of the instance, or as a conflict with it. DifferentInstance where conflicts are refused."""
-        difference = self._compare(known, incoming)
+        difference = self._compare_files(known, incoming)
         if difference is None:
             return self._resolve_conflict(known, header, incoming, sender)
         uid, is_stored = header.sop_instance_uid, known.state is InstanceState.STORED
@@ -148,7 +148,7 @@ class InstanceReceiver:
             revise(tx, known, revision)
         return Receipt.REVISED
 
-    def _compare(self, known: StoredInstance, incoming: IncomingFile) -> InstanceDifference | None:
+    def _compare_files(self, known: StoredInstance, incoming: IncomingFile) -> InstanceDifference | None:
         if self._comparison is None:
             return None
         if known.state is InstanceState.STORED:

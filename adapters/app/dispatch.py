@@ -63,6 +63,8 @@ def _build_scheduler(parts: Parts) -> Scheduler:
         scheduler.add_interval(config.work.poll_seconds, "ask archive", partial(_settle_and_log, build_settle_complete(parts)))
     scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
     scheduler.add_interval(RETENTION_SECONDS, "retention", build_retention(parts))
+    if config.retention.min_free and config.retention.fetch != "off":
+        scheduler.add_interval(RETENTION_SECONDS, "fetch", build_fetch(parts))
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
     scheduler.add_interval(MINUTE, "check images", partial(_check_and_log_images, catalog))
@@ -135,6 +137,19 @@ def build_retention(parts: Parts) -> Callable[[], None]:
             log.warning("little disk space", free=free, warn_free=int(config.storage.warn_free))
 
     return run_and_log
+
+
+def build_fetch(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that fetches deleted files which somebody needs."""
+    from adapters.app.file_fetch import make_file_fetch
+
+    file_fetch = make_file_fetch(parts)
+
+    def fetch_and_log() -> None:
+        if studies := file_fetch.fetch_needed():
+            log.info("deleted files fetched", studies=studies)
+
+    return fetch_and_log
 
 
 def sweep_files(parts: Parts) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select, update
 
-from adapters.catalog.jobs import OPEN_STATES, has_job
+from adapters.catalog.jobs import OPEN_STATES, QUARANTINED, has_job
 from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import (
     drafts,
@@ -36,6 +36,12 @@ class SqlRetention:
     def deletable_studies(self, *, older_than_days: float, limit: int) -> list[str]:
         query = _select_deletable(older_than_days).order_by(studies.c.id).limit(limit)
         return list(self._connection.scalars(query))
+
+    def needed_studies(self, *, limit: int) -> list[str]:
+        wanted = [exists().where(table.c.study == studies.c.id) for table in (labels, requests, second_readings, drafts)]
+        unscored = has_job(JobKind.SCORE, studies.c.study_instance_uid, QUARANTINED)
+        query = select(studies.c.study_instance_uid).where(studies.c.files_deleted_at.is_not(None), or_(*wanted, unscored))
+        return list(self._connection.scalars(query.order_by(studies.c.id.desc()).limit(limit)))
 
     def is_deletable(self, study_instance_uid: str, *, older_than_days: float) -> bool:
         query = _select_deletable(older_than_days).where(studies.c.study_instance_uid == study_instance_uid)

@@ -1,4 +1,4 @@
-"""`radclipd studies conflicts | resolve`: instances that a person must decide on."""
+"""`radclipd studies conflicts | resolve | fetch`: instances that a person must decide on, and deleted files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import name_user, parts_of
 
-studies = typer.Typer(help="Studies: list and resolve conflicts of instances.", no_args_is_help=True)
+studies = typer.Typer(help="Studies: conflicts of instances; fetch deleted files.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -54,3 +54,14 @@ def resolve(
     with parts_of(ctx) as parts:
         found = resolve_conflict(conflict, ConflictResolution(keep), catalog=parts.catalog, images=parts.images, source=name_user())
     typer.echo(f"conflict {conflict}: the {keep} instance {found.sop_instance_uid} is kept")
+
+
+@studies.command()
+def fetch(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
+    """Fetch the files that retention has deleted from the archive."""
+    from adapters.app.file_fetch import make_file_fetch
+
+    with parts_of(ctx) as parts:
+        file_fetch = make_file_fetch(parts)
+        for study in studies:
+            typer.echo(f"{study}: {file_fetch.fetch_study(study)} files fetched")

@@ -115,6 +115,10 @@ class RetentionConfig(Section):
         default=ByteSize(0),
         description="Free disk space below which image files of reported studies are deleted, the oldest first; 0: none.",
     )
+    fetch: Literal["get", "move", "off"] = Field(
+        default="get",
+        description='How deleted files that somebody needs come back from [archive]: "get" (C-GET), "move" (C-MOVE) or "off".',
+    )
     min_days: Seconds = Field(default=90, description="Days after its last report for which a study keeps its files in any case.")
 
 

@@ -17,6 +17,12 @@ class Retention(Protocol):
         no job that waits, runs or is in quarantine, and files that are not deleted yet.
         """
 
+    def needed_studies(self, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of studies with deleted files that somebody needs, the newest first.
+
+        They have a label, a request or a draft of the desk, or their score job is in quarantine.
+        """
+
     def is_deletable(self, study_instance_uid: str, *, older_than_days: float) -> bool:
         """Tell whether `deletable_studies` would list the study. Locks the study until this transaction ends."""
 

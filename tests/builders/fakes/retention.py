@@ -17,6 +17,12 @@ class FakeRetention:
     def deletable_studies(self, *, older_than_days: float, limit: int) -> list[str]:
         return [uid for uid in self._t.studies if self.is_deletable(uid, older_than_days=older_than_days)][:limit]
 
+    def needed_studies(self, *, limit: int) -> list[str]:
+        needed = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+        rows = (row.job for row in self._t.jobs.values())
+        needed |= {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is JobState.QUARANTINED}
+        return [uid for uid in reversed(self._t.studies) if uid in self._t.files_deleted and uid in needed][:limit]
+
     def is_deletable(self, study_instance_uid: str, *, older_than_days: float) -> bool:
         uid, oldest = study_instance_uid, self._now() - timedelta(days=older_than_days)
         needed = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)

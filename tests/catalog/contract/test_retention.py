@@ -70,14 +70,21 @@ def test_deletion_is_marked_first_and_ends_with_the_file(catalog: Catalog) -> No
     with catalog.begin() as tx:
         assert tx.retention.deleting(limit=10) == ["1.1.1"]
         tx.retention.mark_deleted("1.1.1")
+        assert tx.retention.needed_studies(limit=10) == []
         assert tx.retention.deletable_studies(older_than_days=0, limit=10) == []
     with catalog.begin() as tx:
         assert tx.retention.deleting(limit=10) == []
         deleted = tx.studies.find_instance("1.1.1")
         assert deleted is not None
         assert (deleted.state, deleted.pixels_sha256) == (InstanceState.DELETED, "d" * 64)
+    import_statement(catalog, "1.1")
+    with catalog.begin() as tx:
+        assert tx.retention.needed_studies(limit=10) == ["1.1"]
         tx.revisions.mark_stored("1.1.1")
-        assert tx.retention.deletable_studies(older_than_days=0, limit=10) == ["1.1"]
+        assert tx.retention.needed_studies(limit=10) == []
+        stored = tx.studies.find_instance("1.1.1")
+        assert stored is not None
+        assert (stored.state, stored.pixels_sha256) == (InstanceState.STORED, "")
 
 
 @pytest.mark.parametrize("catalog_url", ["sqlite"], indirect=True)

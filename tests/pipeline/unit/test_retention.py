@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from pipeline.domain import (
     ConflictResolution,
+    Header,
     InstanceState,
     JobKind,
     LabelState,
@@ -18,7 +20,9 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import OutOfResources
+from pipeline.fetch import FileFetch
 from pipeline.labels import import_readings
+from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, StoreObject
 from pipeline.ports.services import IncomingFile
 from pipeline.receive import MAX_DELAY_SECONDS, InstanceReceiver, ReceivePolicy
 from pipeline.retention import DeletedFiles, FileRetention, RetentionPolicy
@@ -173,3 +177,52 @@ def test_senders_are_slowed_the_more_the_less_space_there_is() -> None:
     hospital.images.free = 99
     with pytest.raises(OutOfResources):
         receiver.open_incoming()
+
+
+class FakeSource:
+    """ports.backfill.BackfillSource: an archive that has these instances."""
+
+    name, supports_dates, sender = "ARCHIVE", False, SENDER
+
+    def __init__(self, instances: dict[str, tuple[Header, bytes]]) -> None:
+        self.instances, self.asked = instances, list[str]()
+
+    def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
+        return []
+
+    def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+        self.asked.append(unit.study_instance_uid)
+        found = [uid for uid, (header, _) in self.instances.items() if header.study_instance_uid == unit.study_instance_uid]
+        stored = find_stored(found)
+        for uid in found:
+            if uid not in stored:
+                store_object(BackfillObject(uid, uid, partial(self.instances.__getitem__, uid)))
+        return 0
+
+
+def test_deleted_files_that_somebody_needs_are_fetched_and_those_that_are_gone_are_not_asked_for_again_at_once(
+    hospital: Hospital,
+) -> None:
+    headers = {f"{uid}.1": hospital.header(study=uid, sop=f"{uid}.1", patient_id=uid) for uid in UIDS}
+    source = FakeSource({uid: (header, uid.encode()) for uid, header in headers.items()})
+    file_fetch = FileFetch(
+        source=source, catalog=hospital.catalog, images=hospital.images, receive_policy=ReceivePolicy(min_free_bytes=0)
+    )
+    retain(hospital, missing=1000)
+    assert file_fetch.fetch_needed() == 0
+    label(hospital)
+    assert file_fetch.fetch_needed() == 1
+    assert deleted_studies(hospital) == ["1.2", "1.3"]
+    retain(hospital, missing=1000)
+    assert deleted_studies(hospital) == ["1.2", "1.3"]  # now it is labelled
+    assert file_fetch.fetch_study("1.2") == 1
+    del source.instances["1.3.1"]
+    with hospital.catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.3")
+        (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)
+        tx.jobs.quarantine(job, error="no pixels")
+    source.asked.clear()
+    assert [file_fetch.fetch_needed() for _ in range(3)] == [0, 0, 0]
+    assert source.asked == ["1.3"]
+    (event,) = [event for event in hospital.catalog.tables.audit if (event.action, event.outcome) == ("fetch", "failed")]
+    assert event.subject == "1.3"
