@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.domain import AuditEvent, InstanceState, Receipt
+from pipeline.domain import AuditEvent, InstanceState, Receipt, StoredInstance
 from pipeline.errors import PermanentError
 from pipeline.ports.backfill import BackfillObject, BackfillSource, BackfillUnit
 from pipeline.ports.services import Catalog, ImageStore, InstanceComparison
@@ -50,10 +50,12 @@ class FileFetch:
         return fetched
 
     def fetch_study(self, study_instance_uid: str) -> int:
-        """Fetch the deleted files of a study; return their number. TransientError; PermanentError where one did not come."""
+        """Fetch the deleted and lost files of a study; return their number. TransientError; PermanentError where one is left."""
         with self.catalog.read() as tx:
             instances = tx.studies.instances(study_instance_uid)
-        missing = {one.header.sop_instance_uid for one in instances if one.state is not InstanceState.STORED}
+        missing = {one.header.sop_instance_uid for one in instances if not self._is_in_place(one)}
+        if not missing:
+            return 0
         unit = BackfillUnit(key=study_instance_uid, study_instance_uid=study_instance_uid)
         find_stored: Callable[[Collection[str]], set[str]] = partial(self._find_unwanted, missing)
         self.source.fetch(unit, find_stored, self._store_object)
@@ -87,4 +89,7 @@ class FileFetch:
     def _find_stored(self, sop_instance_uids: Collection[str]) -> set[str]:
         with self.catalog.read() as tx:
             found = {uid: tx.studies.find_instance(uid) for uid in sop_instance_uids}
-        return {uid for uid, one in found.items() if one is not None and one.state is InstanceState.STORED}
+        return {uid for uid, one in found.items() if one is not None and self._is_in_place(one)}
+
+    def _is_in_place(self, instance: StoredInstance) -> bool:
+        return instance.state is InstanceState.STORED and self.images.exists(instance.file)

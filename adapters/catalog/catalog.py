@@ -17,6 +17,7 @@ from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.errors import catalog_fault, catalog_unavailable, error_code, is_transient
 from adapters.catalog.figures import SqlFigures
+from adapters.catalog.inventory import SqlInventory
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
@@ -70,6 +71,7 @@ class SqlTransaction:
         self.backfills = SqlBackfills(connection)
         self.revisions = SqlRevisions(connection, self.studies)
         self.retention = SqlRetention(connection)
+        self.inventory = SqlInventory(connection)
         self.figures = SqlFigures(connection)
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)

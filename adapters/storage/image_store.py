@@ -220,6 +220,12 @@ class FileImageStore:
                         removed += 1
         return removed
 
+    def list_files(self, *, older_than_seconds: float) -> Iterator[tuple[str, Path]]:
+        """Yield SHA-256 and path of each file below the shards that was written longer ago; "" for a part."""
+        for path in self.root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+            if path.suffix in (".dcm", PART_SUFFIX) and _is_older(path, older_than_seconds):
+                yield path.stem if path.suffix == ".dcm" else "", path
+
     def _list_parts(self) -> Iterator[Path]:
         """Yield the parts: of files that arrive, and of probes of a store that has no folder for them yet."""
         for folder in (self.root / ARRIVING_FOLDER, self.root):
