@@ -82,6 +82,7 @@ class FileRetention:
                 return
             for instance, digest in zip(instances, digests, strict=True):
                 tx.retention.mark_deleting(instance, pixels_sha256=digest)
+            tx.retention.mark_files_deleted(study_instance_uid)
             text = f"files of {len(instances)} images are deleted"
             tx.audit(AuditEvent("retention", "done", study_instance_uid, text))
         deleted.studies += 1

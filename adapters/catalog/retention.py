@@ -51,8 +51,10 @@ class SqlRetention:
         named = instances.c.sop_instance_uid == instance.header.sop_instance_uid
         same = and_(instances.c.file_sha256 == instance.file.sha256, instances.c.state == STORED)
         self._connection.execute(update(instances).where(named, same).values(state=DELETING, pixels_sha256=pixels_sha256))
-        in_study = select(series.c.study).join(instances, instances.c.series == series.c.id).where(named).scalar_subquery()
-        self._connection.execute(update(studies).where(studies.c.id == in_study).values(files_deleted_at=now()))
+
+    def mark_files_deleted(self, study_instance_uid: str) -> None:
+        named = studies.c.study_instance_uid == study_instance_uid
+        self._connection.execute(update(studies).where(named).values(files_deleted_at=now()))
 
     def deleting(self, *, limit: int) -> list[str]:
         query = select(instances.c.sop_instance_uid).where(instances.c.state == DELETING).order_by(instances.c.id)

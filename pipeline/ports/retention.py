@@ -29,11 +29,14 @@ class Retention(Protocol):
     def mark_deleting(self, instance: StoredInstance, *, pixels_sha256: str) -> None:
         """Set DELETING, with the digest of the pixels; no effect where the instance has another file by now."""
 
+    def mark_files_deleted(self, study_instance_uid: str) -> None:
+        """Record that the study has no image files from now on, until one is stored again."""
+
     def deleting(self, *, limit: int) -> list[str]:
         """Return the SOPInstanceUIDs of the instances whose file is being deleted."""
 
     def mark_deleted(self, sop_instance_uid: str) -> None:
-        """Set DELETED; the study, too, has no files where none of its instances is being deleted any more."""
+        """Set DELETED, of an instance that is DELETING."""
 
     def former_files(self, *, older_than_days: float, limit: int) -> list[tuple[str, StoredFile]]:
         """Return SOPInstanceUID and file of former files that were replaced longer ago."""

@@ -44,7 +44,9 @@ class FakeRetention:
         known = self._t.instances[uid]
         if known.file.sha256 == instance.file.sha256 and known.state is InstanceState.STORED:
             self._t.instances[uid] = replace(known, state=InstanceState.DELETING, pixels_sha256=pixels_sha256)
-        self._t.files_deleted.add(known.header.study_instance_uid)
+
+    def mark_files_deleted(self, study_instance_uid: str) -> None:
+        self._t.files_deleted.add(study_instance_uid)
 
     def deleting(self, *, limit: int) -> list[str]:
         return [uid for uid, one in self._t.instances.items() if one.state is InstanceState.DELETING][:limit]

@@ -67,6 +67,7 @@ def test_deletion_is_marked_first_and_ends_with_the_file(catalog: Catalog) -> No
         instance = tx.studies.find_instance("1.1.1")
         assert instance is not None
         tx.retention.mark_deleting(instance, pixels_sha256="d" * 64)
+        tx.retention.mark_files_deleted("1.1")
     with catalog.begin() as tx:
         assert tx.retention.deleting(limit=10) == ["1.1.1"]
         tx.retention.mark_deleted("1.1.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -81,6 +82,13 @@ def test_the_oldest_reported_studies_are_deleted_until_there_is_space(hospital: 
 def test_a_study_keeps_its_files_for_the_days_after_its_report(hospital: Hospital) -> None:
     retain(hospital, missing=1000, days=1.5)
     assert deleted_studies(hospital) == ["1.1", "1.2"]
+
+
+def test_a_study_whose_images_have_no_pixels_ends_the_search_for_space_too(hospital: Hospital) -> None:
+    uid, instance = next(iter(hospital.catalog.tables.instances.items()))
+    hospital.catalog.tables.instances[uid] = replace(instance, header=replace(instance.header, has_pixels=False))
+    retain(hospital, missing=1000)
+    assert deleted_studies(hospital) == ["1.2", "1.3"]
 
 
 def label(hospital: Hospital) -> None:
