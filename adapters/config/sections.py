@@ -119,6 +119,9 @@ class RetentionConfig(Section):
         default="get",
         description='How deleted files that somebody needs come back from [archive]: "get" (C-GET), "move" (C-MOVE) or "off".',
     )
+    dicomweb_url: str = Field(
+        default="", description="URL of the archive's DICOMweb service, which is asked in place of C-GET or C-MOVE; empty: none."
+    )
     min_days: Seconds = Field(default=90, description="Days after its last report for which a study keeps its files in any case.")
 
 
