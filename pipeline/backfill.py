@@ -220,7 +220,7 @@ class _UnitImport:
         except PermanentError as error:
             self._record_refusal(incoming, error)
             return None
-        if receipt in (Receipt.DUPLICATE, Receipt.SAME_INSTANCE):
+        if receipt in (Receipt.DUPLICATE, Receipt.SAME_INSTANCE, Receipt.CONFLICT):
             self.counts.duplicates += 1
         else:
             self.counts.instances += 1

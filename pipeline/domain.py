@@ -59,6 +59,21 @@ class StudyState(StrEnum):
     IGNORED = "ignored"  # no image to score; `Study.reason` says why
 
 
+class InstanceState(StrEnum):
+    """Whether the image store holds the file of an instance."""
+
+    STORED = "stored"
+    DELETING = "deleting"  # retention is deleting the file: it may exist or not
+    DELETED = "deleted"  # by retention; the archive has the instance
+
+
+class ConflictResolution(StrEnum):
+    """Decision of a person on a conflict."""
+
+    STORED = "stored"  # the stored file stays, the received one is deleted
+    RECEIVED = "received"  # the received file takes the place of the stored one
+
+
 class JobKind(StrEnum):
     """Steps of the pipeline that a worker runs from the queue."""
 
@@ -248,21 +263,56 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredInstance:
-    """An Instance of the catalog: its header and its file."""
-
-    header: Header
-    file: StoredFile
-    received_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Sender:
     """The origin of an instance."""
 
     ae_title: str  # of the peer
     address: str  # of the peer: host, folder or URL
     called_ae_title: str  # AE title that the peer called
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """An Instance of the catalog: its header and its file."""
+
+    header: Header
+    file: StoredFile
+    received_at: datetime
+    state: InstanceState = InstanceState.STORED
+    revision: int = 0  # number of files that took the place of an earlier one
+    pixels_sha256: str = ""  # digest of the content of a deleted file, see `ports.services.InstanceComparison`; "": none
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceDifference:
+    """The difference of two files that hold the same instance."""
+
+    text: str  # in words, without a value of an element
+    is_encoding_only: bool = False  # equal elements: another transfer syntax or another encoding of the same content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A file that takes the place of the stored file of the same instance."""
+
+    header: Header
+    file: StoredFile
+    sender: Sender
+    difference: str  # in words, without a value of an element
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """A received file beside the stored file of another instance with the same SOP Instance UID, until a person decides."""
+
+    number: int  # identity
+    sop_instance_uid: str
+    study_instance_uid: str  # of the stored instance
+    header: Header  # of the received file
+    file: StoredFile  # the received file
+    sender: Sender
+    received_at: datetime
+    resolution: ConflictResolution | None = None  # None: open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -594,6 +644,8 @@ class Receipt(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
-    SAME_INSTANCE = "same_instance"  # the stored instance in another encoding or with another header: Success, the first file stays
+    SAME_INSTANCE = "same_instance"  # the stored instance in another encoding: Success, the first file stays
+    REVISED = "revised"  # the stored instance with another header: this file takes the place of the stored one
+    CONFLICT = "conflict"  # another instance under the same SOP Instance UID: kept beside the stored one for a person
     LATE = "late"  # stored, and its study is ARRIVING again
     OWN_REPORT = "own_report"  # an SR or a visible object written by this software: catalogued, never scored

@@ -200,10 +200,10 @@ def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> Training
 
 def _choose_unlabelled(tx: Transaction, policy: LearnPolicy, monitoring_patients: set[str]) -> Iterable[StoredInstance]:
     newest = tx.studies.newest_complete(limit=policy.unlabelled_studies)
-    instances = tx.studies.instances_of(newest)
+    instances, patient_keys = tx.studies.instances_of(newest), tx.studies.patient_keys(newest)
     for uid in newest:
         images = rules.choose_images(instances.get(uid, []), policy.chest).images
-        if images and images[0].header.patient_key not in monitoring_patients:
+        if images and patient_keys[uid] not in monitoring_patients:
             yield images[0]
 
 

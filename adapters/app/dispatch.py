@@ -21,6 +21,7 @@ from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
 from pipeline import audit_chain, audit_delivery, deliveries, image_check, learn, references, report, rescore, settle, work
 from pipeline.errors import RadclipdError
+from pipeline.retention import FileRetention
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -36,6 +37,8 @@ CLOCK_CHECK_SECONDS = 10.0
 """Between two checks for a clock that was set back."""
 VERIFY_SECONDS = 15.0
 """Between two looks for objects that were sent and are not proven to be in the archive."""
+RETENTION_SECONDS = 60.0
+"""Between two looks at the free space of the image store."""
 RESCORE_SECONDS = 5.0
 """Between two portions of the archive that are queued for re-scoring, and between two looks at the reference distribution."""
 
@@ -68,6 +71,9 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     if config.study.ask_archive:  # a call of its own: a slow archive delays no study that needs no answer
         scheduler.add_interval(config.work.poll_seconds, "ask archive", partial(_settle_and_log, build_settle_complete(parts)))
     scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
+    scheduler.add_interval(RETENTION_SECONDS, "retention", build_retention(parts))
+    if config.retention.min_free and config.retention.fetch != "off":
+        scheduler.add_interval(RETENTION_SECONDS, "fetch", build_fetch(parts))
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
     scheduler.add_interval(AUDIT_LINK_SECONDS, "link audit", partial(audit_chain.link_events, catalog=catalog))
@@ -191,6 +197,35 @@ def _log_verification(event: str, found: deliveries.Verification) -> None:
 def build_learn_trigger(parts: Parts) -> Callable[[], bool]:
     """Make the scheduler's step that queues a round of learning."""
     return partial(learn.enqueue_learning, catalog=parts.catalog, min_new_labels=parts.config.learn.min_new_labels)
+
+
+def build_retention(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that deletes files by `[retention]`, and warns of little space."""
+    config, images = parts.config, parts.images
+    policy = policies.retention_policy(config)
+    file_retention = FileRetention(catalog=parts.catalog, images=images, policy=policy, comparison=parts.comparison)
+
+    def run_and_log() -> None:
+        deleted = file_retention.run()
+        if deleted.files:
+            log.info("files deleted", files=deleted.files, studies=deleted.studies, bytes=deleted.bytes)
+        if (free := images.free_bytes()) < int(config.storage.warn_free):
+            log.warning("little disk space", free=free, warn_free=int(config.storage.warn_free))
+
+    return run_and_log
+
+
+def build_fetch(parts: Parts) -> Callable[[], None]:
+    """Make the dispatcher's step that fetches deleted files which somebody needs."""
+    from adapters.app.file_fetch import make_file_fetch
+
+    file_fetch = make_file_fetch(parts)
+
+    def fetch_and_log() -> None:
+        if studies := file_fetch.fetch_needed():
+            log.info("deleted files fetched", studies=studies)
+
+    return fetch_and_log
 
 
 def sweep_files(parts: Parts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import acquisition, consensus, deliveries, labelling, learn, receive, rules, settle, work, worklist
+from pipeline import acquisition, consensus, deliveries, labelling, learn, receive, retention, rules, settle, work, worklist
 from pipeline.domain import JobKind
 from pipeline.ports.services import CircuitPolicy
 from pipeline.reading_errors import ReadingErrors
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
     """`[storage]` and `[labels]` as the step reads them."""
-    return receive.ReceivePolicy(min_free_bytes=int(config.storage.min_free), read_documents=reads_documents(config))
+    return receive.ReceivePolicy(
+        min_free_bytes=int(config.storage.min_free),
+        read_documents=reads_documents(config),
+        keep_conflicts=config.storage.conflicts == "keep",
+        slow_free_bytes=int(config.storage.slow_free),
+    )
+
+
+def retention_policy(config: Config) -> retention.RetentionPolicy:
+    """`[retention]` as the step reads it."""
+    return retention.RetentionPolicy(min_free_bytes=int(config.retention.min_free), min_days=config.retention.min_days)
 
 
 def reads_documents(config: Config) -> bool:

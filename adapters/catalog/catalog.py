@@ -20,6 +20,7 @@ from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.erasures import SqlErasures
 from adapters.catalog.errors import catalog_fault, catalog_unavailable, error_code, is_transient
 from adapters.catalog.figures import SqlFigures
+from adapters.catalog.inventory import SqlInventory
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
@@ -29,6 +30,8 @@ from adapters.catalog.references import SqlReferences
 from adapters.catalog.report_stops import SqlReportStops
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests, SqlSecondReadings
+from adapters.catalog.retention import SqlRetention
+from adapters.catalog.revisions import SqlRevisions
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
@@ -72,6 +75,9 @@ class SqlTransaction:
         self.second_readings = SqlSecondReadings(connection)
         self.reader_documents = SqlReaderDocuments(connection)
         self.backfills = SqlBackfills(connection)
+        self.revisions = SqlRevisions(connection, self.studies)
+        self.retention = SqlRetention(connection)
+        self.inventory = SqlInventory(connection)
         self.figures = SqlFigures(connection)
         self.users = SqlUsers(connection)
         self.readings = SqlReadings(connection)

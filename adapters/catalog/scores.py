@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, inser
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.studies import IN_UIDS, find_study_ids
-from adapters.catalog.tables import image_scores, instances, predictions, series, studies
+from adapters.catalog.tables import image_scores, image_thumbnails, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, NotAssessedReason, Prediction, Scale, Scores
 
 SCORE_DTYPE = np.dtype("<f4")
@@ -86,6 +86,11 @@ class SqlScoreRows:
             for study, uid, stored in self._connection.execute(_IMAGE_SCORES, {"uids": some, "of": version}):
                 found.setdefault(study, {})[uid] = np.frombuffer(stored, SCORE_DTYPE).astype(np.float32)
         return found
+
+    def remove_image_scores(self, sop_instance_uid: str) -> None:
+        named = select(instances.c.id).where(instances.c.sop_instance_uid == sop_instance_uid).scalar_subquery()
+        self._connection.execute(delete(image_scores).where(image_scores.c.instance == named))
+        self._connection.execute(delete(image_thumbnails).where(image_thumbnails.c.instance == named))
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         if not scores:

@@ -46,6 +46,7 @@ from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     Header,
+    InstanceState,
     JobKind,
     ReportState,
     Sender,
@@ -64,7 +65,7 @@ _IS_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'
 IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
 """Condition of statements that are built once and executed for a chunk of StudyInstanceUIDs, `uids`."""
 _STUDY_IDS = select(studies.c.study_instance_uid, studies.c.id).where(IN_UIDS)
-_JSON_HEADER_FIELDS = tuple(field.name for field in fields(Header) if field.name not in HEADER_COLUMNS)
+JSON_HEADER_FIELDS = tuple(field.name for field in fields(Header) if field.name not in HEADER_COLUMNS)
 _INSTANCE_ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -92,11 +93,10 @@ class SqlStudies:
         return _build_instance(row) if row else None
 
     def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
-        study = self._find_or_add_study(header)
-        row = self._find_or_add_series(header, study)
+        study, row = self.ensure_series(header)
         values = {
             "series": row,
-            "header": {name: getattr(header, name) for name in _JSON_HEADER_FIELDS},
+            "header": {name: getattr(header, name) for name in JSON_HEADER_FIELDS},
             **{name: getattr(header, name) for name in HEADER_COLUMNS},
             "file_key": file.key,
             "file_sha256": file.sha256,
@@ -107,13 +107,20 @@ class SqlStudies:
             "called_ae_title": sanitise_text(sender.called_ae_title, 64),
         }
         self._connection.execute(_ADD_INSTANCE, values)
+        self.count_instance(study, opens_study=opens_study)
+
+    def count_instance(self, study: int, *, opens_study: bool) -> None:
+        """Count a new instance of the study with this row number, as `add_instance` does."""
         self._connection.execute(_REOPEN_STUDY if opens_study else _COUNT_INSTANCE, {"study_id": study})
 
-    def _find_or_add_study(self, header: Header) -> int:
-        """Return the study's row number; insert the study where new. A known study keeps its patient."""
-        if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
-            return int(found)
-        patient = self._insert_or_find(
+    def ensure_series(self, header: Header) -> tuple[int, int]:
+        """Insert study and series where new; return their row numbers."""
+        study = self._find_or_add_study(header)
+        return study, self._find_or_add_series(header, study)
+
+    def ensure_patient(self, header: Header) -> int:
+        """Insert the patient where new; return the row number."""
+        return self._insert_or_find(
             patients,
             _PATIENT_ID,
             {"key": header.patient_key},
@@ -122,6 +129,12 @@ class SqlStudies:
             issuer_of_patient_id=header.issuer_of_patient_id,
             patient_sex=header.patient_sex,
         )
+
+    def _find_or_add_study(self, header: Header) -> int:
+        """Return the study's row number; insert the study where new. A known study keeps its patient."""
+        if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
+            return int(found)
+        patient = self.ensure_patient(header)
         return self._insert_or_find(
             studies,
             _STUDY_ID,
@@ -418,7 +431,8 @@ def _build_instance(row: RowMapping) -> StoredInstance:
     known = {field.name for field in fields(Header)}  # a later release may have stored more
     header = Header(**{name: value for name, value in stored.items() if name in known})
     file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"], row["file_xxh3"])
-    return StoredInstance(header, file, row["received_at"])
+    state = InstanceState(row["state"])
+    return StoredInstance(header, file, row["received_at"], state, row["revision"], row["pixels_sha256"])
 
 
 def _build_study(row: RowMapping) -> Study:

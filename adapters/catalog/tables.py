@@ -31,8 +31,10 @@ from sqlalchemy import (
 from adapters.catalog.sql_time import UtcDateTime, now
 from pipeline.domain import (
     FINDINGS,
+    ConflictResolution,
     Decision,
     DeliveryState,
+    InstanceState,
     JobKind,
     JobState,
     LabelExposure,
@@ -112,6 +114,7 @@ studies = Table(
     Column("received_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("last_received_at", UtcDateTime(), nullable=False, server_default=now(), index=True),
     Column("silent", Boolean),  # of the silent share, whose reports are never sent; NULL: not drawn yet
+    Column("files_deleted_at", UtcDateTime()),  # NULL: the store holds the study's images
     _check_one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
@@ -149,7 +152,51 @@ instances = Table(
     Column("sender_address", String(64), nullable=False),
     Column("called_ae_title", String(64), nullable=False),
     Column("received_at", UtcDateTime(), nullable=False, server_default=now(), index=True),
+    Column("state", String(16), nullable=False, server_default=InstanceState.STORED.value),
+    Column("revision", Integer, nullable=False, server_default="0"),
+    Column("pixels_sha256", SHA256, nullable=False, server_default=""),  # of a deleted file, to know it again; "": not known
     CheckConstraint("file_size > 0", name="file_size"),
+    _check_one_of("state", InstanceState),
+    Index("ix_instances_deleting", "id", "state", **_restrict_index("state = 'deleting'")),  # few, for seconds
+)
+
+instance_revisions = Table(
+    "instance_revisions",  # the files whose place another file of the same instance has taken
+    metadata,
+    _build_primary_key(),
+    Column("instance", ForeignKey("instances.id"), nullable=False, index=True),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("difference", Text, nullable=False),  # of the file that took the place; without a value of an element
+    Column("file_key", String(128), nullable=False),
+    Column("file_sha256", SHA256, nullable=False, index=True),
+    Column("file_size", BigInteger, nullable=False),
+    Column("file_xxh3", String(32), nullable=False, server_default=""),
+    Column("state", String(16), nullable=False, server_default=InstanceState.STORED.value),
+    Column("replaced_at", UtcDateTime(), nullable=False, server_default=now()),
+    _check_one_of("state", InstanceState),
+    Index("ix_instance_revisions_undeleted", "replaced_at", **_restrict_index("state <> 'deleted'")),
+)
+
+instance_conflicts = Table(
+    "instance_conflicts",
+    metadata,
+    _build_primary_key(),
+    Column("instance", ForeignKey("instances.id"), nullable=False),
+    Column("header", JSON, nullable=False),  # pipeline.domain.Header of the received file; {} once it is resolved
+    Column("file_key", String(128), nullable=False),
+    Column("file_sha256", SHA256, nullable=False, index=True),
+    Column("file_size", BigInteger, nullable=False),
+    Column("file_xxh3", String(32), nullable=False, server_default=""),
+    Column("sender_ae_title", String(64), nullable=False),
+    Column("sender_address", String(64), nullable=False),
+    Column("called_ae_title", String(64), nullable=False),
+    Column("received_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("resolution", String(16), nullable=False, server_default=""),  # "": open
+    Column("resolved_at", UtcDateTime()),
+    _check_one_of("resolution", ("", *ConflictResolution)),
+    CheckConstraint("(resolution = '') = (resolved_at IS NULL)", name="resolved_has_a_time"),
+    UniqueConstraint("instance", "file_sha256"),  # a file sent again is the same conflict
+    Index("ix_instance_conflicts_open", "id", **_restrict_index("resolution = ''")),  # few
 )
 
 model_versions = Table(

@@ -42,16 +42,25 @@ VIEWS: dict[str, str] = {
     "v_studies": """
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
     s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
-    s.received_at, s.last_received_at, CASE WHEN s.silent THEN 1 WHEN s.silent IS NOT NULL THEN 0 END AS silent
+    s.received_at, s.last_received_at, s.files_deleted_at, CASE WHEN s.silent THEN 1 WHEN s.silent IS NOT NULL THEN 0 END AS silent
 FROM studies s JOIN patients t ON t.id = s.patient""",
     "v_instances": """
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
     r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
     i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
     i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at, n.distance,
-    CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable
+    CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable, i.state, i.revision
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study
     LEFT JOIN image_thumbnails n ON n.instance = i.id""",
+    "v_instance_revisions": """
+SELECT v.id AS number, i.sop_instance_uid, v.transfer_syntax_uid, v.difference, v.file_key, v.file_sha256, v.file_size, v.state,
+    v.replaced_at
+FROM instance_revisions v JOIN instances i ON i.id = v.instance""",
+    "v_conflicts": """
+SELECT c.id AS conflict, i.sop_instance_uid, s.study_instance_uid, i.file_key AS stored_file_key, c.file_key, c.file_sha256,
+    c.file_size, c.sender_ae_title, c.sender_address, c.received_at, c.resolution, c.resolved_at
+FROM instance_conflicts c JOIN instances i ON i.id = c.instance JOIN series r ON r.id = i.series
+    JOIN studies s ON s.id = r.study""",
     "v_predictions": f"""
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.decision, p.scale, {_TOLD}, p.excess, p.reason, p.reference, p.score,
     p.version, m.name AS version_name, m.notice, p.revision, p.predicted_at

@@ -35,6 +35,7 @@ GROUPS = (
     "query",
     "jobs",
     "reports",
+    "studies",
     "labels",
     "worklist",
     "learn",

@@ -55,11 +55,15 @@ def register(app: typer.Typer) -> None:
 def check(
     ctx: typer.Context,
     configuration: Annotated[bool, typer.Option("--configuration", help="Only read the configuration.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Compare every row with its file, and mend what is safe.")] = False,
 ) -> None:
     """Try everything the daemon needs.
 
     Files, disk, database, archive, model, GPU. Exit status 1 if a check fails.
     """
+    if repair:
+        _repair_store(ctx)
+        return
     try:
         config = config_of(ctx)
     except ConfigurationError as error:
@@ -73,6 +77,23 @@ def check(
     with Parts(config) as parts:
         failed = [one.name for one in preflight_checks(config_path_of(ctx)) if not _run_check(one, parts)]
     raise typer.Exit(1 if failed else 0)
+
+
+def _repair_store(ctx: typer.Context) -> None:
+    """Print every difference of catalog and store. Exit status 1 where one could not be mended."""
+    from adapters.app.compose import Parts
+    from adapters.app.file_fetch import make_file_fetch
+    from adapters.app.repair import StoreInspection
+
+    with Parts(config_of(ctx)) as parts:
+        inspection = StoreInspection(catalog=parts.catalog, images=parts.images, repair=True, file_fetch=make_file_fetch(parts))
+        mended = [False, False]
+        for found in inspection.run():
+            mended[found.is_mended] = True
+            _print_verdict("ok" if found.is_mended else "FAIL", found.kind, f"{found.subject}: {found.outcome}", "")
+    if not any(mended):
+        _print_verdict("ok", "store", "every row has its file, and every file its row", "")
+    raise typer.Exit(1 if mended[False] else 0)
 
 
 def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
@@ -121,7 +142,9 @@ def _check_disk(parts: Parts) -> str:
             f"{free / 2**30:.1f} GiB free, below storage.min_free of {guard / 2**30:.1f} GiB: the listener refuses images",
             hint="free disk space or lower storage.min_free",
         )
-    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
+    warn = int(parts.config.storage.warn_free)
+    warning = f"; LITTLE SPACE: storage.warn_free is {warn / 2**30:.1f} GiB" if free < warn else ""
+    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB{warning}"
 
 
 def _check_catalog(parts: Parts) -> str:

@@ -157,6 +157,34 @@ class StorageConfig(Section):
         default=ByteSize(2 << 30),
         description="Free disk space below which instances are refused with status A700 (out of resources).",
     )
+    slow_free: ByteSize = Field(
+        default=ByteSize(0),
+        description="Free disk space below which senders are slowed, the more the less there is; 0: never.",
+    )
+    warn_free: ByteSize = Field(
+        default=ByteSize(0), description="Free disk space below which log and `radclipd check` warn; 0: never."
+    )
+    conflicts: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description='Another image under a known SOP Instance UID: "refuse" (C001), or "keep" beside the first for a person.',
+    )
+
+
+class RetentionConfig(Section):
+    """[retention]: how long image files are kept. The archive has them; labelled and requested studies keep theirs."""
+
+    min_free: ByteSize = Field(
+        default=ByteSize(0),
+        description="Free disk space below which image files of reported studies are deleted, the oldest first; 0: none.",
+    )
+    fetch: Literal["get", "move", "off"] = Field(
+        default="get",
+        description='How deleted files that somebody needs come back from [archive]: "get" (C-GET), "move" (C-MOVE) or "off".',
+    )
+    dicomweb_url: str = Field(
+        default="", description="URL of the archive's DICOMweb service, which is asked in place of C-GET or C-MOVE; empty: none."
+    )
+    min_days: Seconds = Field(default=90, description="Days after its last report for which a study keeps its files in any case.")
 
 
 class CatalogConfig(Section):
@@ -652,6 +680,7 @@ class Config(BaseSettings):
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
     catalog: CatalogConfig = Field(default_factory=CatalogConfig)
     study: StudyConfig = Field(default_factory=StudyConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)

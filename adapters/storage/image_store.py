@@ -213,12 +213,23 @@ class FileImageStore:
         """Remove the parts of interrupted writes that are older than this; return their number."""
         removed = 0
         with self.translate_errors():
-            for part in self.root.rglob(f"*{PART_SUFFIX}"):
+            for part in self._list_parts():
                 with suppress(FileNotFoundError):  # complete by now
                     if _is_older(part, older_than_seconds):
                         part.unlink()
                         removed += 1
         return removed
+
+    def list_files(self, *, older_than_seconds: float) -> Iterator[tuple[str, Path]]:
+        """Yield SHA-256 and path of each file below the shards that was written longer ago; "" for a part."""
+        for path in self.root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+            if path.suffix in (".dcm", PART_SUFFIX) and _is_older(path, older_than_seconds):
+                yield path.stem if path.suffix == ".dcm" else "", path
+
+    def _list_parts(self) -> Iterator[Path]:
+        """Yield the parts: of files that arrive, and of probes of a store that has no folder for them yet."""
+        for folder in (self.root / ARRIVING_FOLDER, self.root):
+            yield from folder.glob(f"*{PART_SUFFIX}")
 
     def _locate_mark(self, file: StoredFile, owner: str) -> Path:
         return self.root / UNCLAIMED_FOLDER / f"{file.sha256}-{owner}"

@@ -15,7 +15,7 @@ ALTER ROLE :"reader" SET default_transaction_read_only = on;
 ALTER ROLE :"reader" SET statement_timeout = '60s';
 
 GRANT USAGE ON SCHEMA public TO radclipd_readers;
-GRANT SELECT ON v_studies, v_instances, v_predictions, v_findings_wide, v_reports, v_deliveries, v_visible_objects, v_lineage, v_labels, v_readings,
+GRANT SELECT ON v_studies, v_instances, v_instance_revisions, v_conflicts, v_predictions, v_findings_wide, v_reports, v_deliveries, v_visible_objects, v_lineage, v_labels, v_readings,
     v_users, v_worklist, v_second_readings, v_model_versions, v_rescoring, v_learning, v_jobs, v_backfills, v_audit, v_references,
     v_report_stops
 TO radclipd_readers;

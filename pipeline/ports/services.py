@@ -17,6 +17,7 @@ from pipeline.domain import (
     Comparison,
     Document,
     Image,
+    InstanceDifference,
     ModelVersion,
     Prediction,
     ReaderDocument,
@@ -34,7 +35,8 @@ from pipeline.ports.deliveries import Deliveries
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, ReaderDocuments, Requests, SecondReadings
-from pipeline.ports.studies import References, Reports, ReportStops, ScoreRows, Studies, Thumbnails
+from pipeline.ports.retention import Retention
+from pipeline.ports.studies import References, Reports, ReportStops, Revisions, ScoreRows, Studies, Thumbnails
 from pipeline.statements import StudyStatement
 
 Buffer = bytes | bytearray | memoryview
@@ -73,6 +75,10 @@ class Transaction(Protocol):
 
     @property
     def studies(self) -> Studies: ...
+    @property
+    def revisions(self) -> Revisions: ...
+    @property
+    def retention(self) -> Retention: ...
     @property
     def scores(self) -> ScoreRows: ...
     @property
@@ -140,13 +146,19 @@ class IncomingFile(Protocol):
 
 
 class InstanceComparison(Protocol):
-    """Tells whether a file of a known SOP Instance UID holds the stored instance in another encoding."""
+    """Tells whether a file of a known SOP Instance UID holds the stored instance.
 
-    def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
-        """Return in words what differs, without a value; None where it is another instance, or it cannot be told.
+    The same instance: equal stored values of the pixels, whatever the header; of a document equal elements other than those of
+    patient and study.
+    """
 
-        The same instance: equal stored values of the pixels, whatever the header; of a document equal elements. OutOfResources
-        where it cannot be told now.
+    def compare(self, stored: StoredFile, incoming: IncomingFile) -> InstanceDifference | None:
+        """Return what differs; None where it is another instance, or it cannot be told. OutOfResources: not now."""
+
+    def digest(self, file: StoredFile | IncomingFile) -> str:
+        """Return the SHA-256, hex, of the stored values of the pixels, alike for every lossless encoding; "" where there is none.
+
+        OutOfResources where it cannot be told now.
         """
 
 

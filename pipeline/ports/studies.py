@@ -10,10 +10,13 @@ from datetime import datetime
 from typing import Protocol
 
 from pipeline.domain import (
+    Conflict,
+    ConflictResolution,
     Header,
     Prediction,
     ReferenceDistribution,
     Report,
+    Revision,
     Scores,
     Sender,
     StoredFile,
@@ -131,6 +134,35 @@ class Studies(Protocol):
         """Increment the revision of each study; return StudyInstanceUID -> the new revision, 1 for the first."""
 
 
+class Revisions(Protocol):
+    """Other files of known instances: revisions, which take the place of the stored file, and conflicts, kept beside it."""
+
+    def add(self, revision: Revision, *, opens_study: bool) -> bool:
+        """Let the file take the place of the stored one, which stays listed as a former file; return whether the patient changed.
+
+        Study, series and patient follow where the header differs from the one before. Scores, predictions and labels stay. An
+        instance of another study moves there; `opens_study` as `Studies.add_instance`.
+        """
+
+    def mark_stored(self, sop_instance_uid: str) -> None:
+        """Mark the file of the instance, deleted before, as stored again."""
+
+    def add_conflict(self, header: Header, file: StoredFile, sender: Sender) -> None:
+        """Insert an open conflict."""
+
+    def conflicts(self, sop_instance_uid: str = "", *, limit: int = 1000) -> list[Conflict]:
+        """Return the open conflicts, of one instance or of all, the oldest first."""
+
+    def find_conflict(self, number: int) -> Conflict | None:
+        """Return the conflict, or None."""
+
+    def resolve_conflict(self, number: int, resolution: ConflictResolution) -> None:
+        """Record the decision; the header of the received file is forgotten."""
+
+    def count_conflicts(self) -> int:
+        """Return the number of open conflicts."""
+
+
 class ScoreRows(Protocol):
     """Scores of images and predictions of studies, by version."""
 
@@ -139,6 +171,9 @@ class ScoreRows(Protocol):
 
     def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
         """Return StudyInstanceUID -> what `image_scores` returns, of those studies of which it has scored any."""
+
+    def remove_image_scores(self, sop_instance_uid: str) -> None:
+        """Remove the scores of an image by every version, and its thumbnail: its pixels are others now."""
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         """Insert or replace the scores of images: SOPInstanceUID -> float32 [14]."""

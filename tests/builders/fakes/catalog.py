@@ -19,6 +19,8 @@ from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.deliveries import FakeDeliveries
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeReaderDocuments, FakeRequests, FakeSecondReadings
+from tests.builders.fakes.retention import FakeRetention
+from tests.builders.fakes.revisions import FakeRevisions
 from tests.builders.fakes.rows import CatalogTables
 from tests.builders.fakes.studies import FakeReferences, FakeReports, FakeReportStops, FakeScoreRows, FakeStudies
 from tests.builders.fakes.thumbnails import FakeThumbnails
@@ -59,6 +61,8 @@ class FakeTransaction:
     def __init__(self, tables: CatalogTables, now: Callable[[], datetime]) -> None:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
+        self.revisions = FakeRevisions(tables, self.studies, now)
+        self.retention = FakeRetention(tables, now)
         self.scores = FakeScoreRows(tables)
         self.thumbnails = FakeThumbnails(tables)
         self.references = FakeReferences(tables)

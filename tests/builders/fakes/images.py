@@ -95,7 +95,7 @@ class FakeImageStore:
         return file.key in self.files
 
     def remove(self, file: StoredFile) -> None:
-        self.files.pop(file.key, None)
+        self.free += len(self.files.pop(file.key, b""))
 
     def free_bytes(self) -> int:
         return self.free

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 from pipeline.domain import (
     AuditEvent,
+    Conflict,
     Delivery,
     Job,
     Label,
@@ -17,6 +18,7 @@ from pipeline.domain import (
     Report,
     Request,
     Scores,
+    StoredFile,
     StoredInstance,
     Study,
     VisibleObject,
@@ -54,6 +56,9 @@ class CatalogTables:
     studies: dict[str, Study] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     instances: dict[str, StoredInstance] = field(default_factory=dict)
+    files_deleted: set[str] = field(default_factory=set)  # studies
+    former_files: dict[str, list[StoredFile]] = field(default_factory=dict)  # by instance
+    conflicts: dict[int, Conflict] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
     thumbnails: dict[str, tuple[bytes, float | None]] = field(default_factory=dict)  # with their distances
     image_reference: ImageReference | None = None

@@ -223,6 +223,10 @@ class FakeScoreRows:
     def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
         return {uid: found for uid in study_instance_uids if (found := self.image_scores(uid, version))}
 
+    def remove_image_scores(self, sop_instance_uid: str) -> None:
+        self._t.scores = {key: scores for key, scores in self._t.scores.items() if key[0] != sop_instance_uid}
+        self._t.thumbnails.pop(sop_instance_uid, None)
+
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         self._t.scores.update({(uid, version): s for uid, s in scores.items()})
 

@@ -23,10 +23,15 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type:
 
 from adapters.demo.loopback import LOOPBACK, free_ports
 from adapters.demo.orthanc import MODALITY, OrthancServer, find_program
+from adapters.dicom.image.comparison_process import ComparisonProcess
+from adapters.dicom.network.listener import Listener, ListenerSettings
 from adapters.simulator import scanner
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import VisibleKind
+from pipeline.receive import InstanceReceiver, ReceivePolicy
 from tests.builders import peers
 from tests.builders.dicom_files import file_of
+from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.report_of import report_on, visible_on
 
 pytestmark = pytest.mark.orthanc
@@ -265,6 +270,56 @@ def test_where_orthanc_beats_no_shell_is_needed(orthanc: OrthancServer, receiver
     assert not until(lambda: bool(receiver.received), patience=2)
     lua(orthanc, "OnHeartBeat()")
     assert until(lambda: receiver.received == image_uids(examination))
+
+
+@pytest.fixture
+def catalog(receiver: Receiver, tmp_path: Path) -> Iterator[FakeCatalog]:
+    """The catalog of our own listener, in the place of the receiver."""
+    kept, images = FakeCatalog(), FileImageStore(tmp_path / "images")
+    comparison = ComparisonProcess(images.root)
+    taking = InstanceReceiver(catalog=kept, images=images, policy=ReceivePolicy(min_free_bytes=0), comparison=comparison)
+    events = kept.tables.audit  # what the listener itself refuses
+    listener = Listener(
+        ListenerSettings(host=LOOPBACK, port=receiver.port, calling_ae_titles=("*",)),
+        open_incoming=taking.open_incoming,
+        receive=taking.receive,
+        mark_released=lambda studies, events: None,
+        audit=events.append,
+    )
+    listener.start()
+    yield kept
+    listener.drain(1)
+    comparison.close()
+
+
+def test_a_corrected_patient_arrives_once_and_other_pixels_are_not_sent_for_ever(
+    orthanc: OrthancServer, catalog: FakeCatalog
+) -> None:
+    """Orthanc takes an instance of another patient for a new one, and forwards it by itself."""
+    image = elements(film().instances[0].content)
+    uid, study = str(image.SOPInstanceUID), str(image.StudyInstanceUID)
+    orthanc.upload(file_of_dataset(image))
+    assert until(lambda: uid in catalog.tables.instances)
+    image.PatientID = "CORRECTED"
+    orthanc.upload(file_of_dataset(image))
+    assert until(lambda: catalog.tables.instances[uid].revision == 1)
+    assert catalog.tables.studies[study].patient_key.startswith("CORRECTED")
+    image.PatientID = "OTHER"
+    image.PixelData = bytes(len(image.PixelData))
+    orthanc.upload(file_of_dataset(image))
+    assert until(lambda: "is not retried" in orthanc.log.read_text(errors="replace"))
+    jobs = len(orthanc.get("/jobs"))
+    time.sleep(4)  # several times the longest wait between two attempts
+    assert len(orthanc.get("/jobs")) == jobs
+    assert jobs <= 2 + 5  # one job for each accepted film; one and four refusals
+    assert catalog.tables.instances[uid].revision == 1
+    assert catalog.tables.studies[study].patient_key.startswith("CORRECTED")
+
+
+def file_of_dataset(dataset: pydicom.Dataset) -> bytes:
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def lua(orthanc: OrthancServer, script: str) -> None:

@@ -41,6 +41,7 @@ from adapters.storage.image_store import FileImageStore
 from pipeline.backfill import Backfill, BackfillPolicy
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveUnreachable, ConfigurationError, RefusedByArchive
+from pipeline.fetch import FileFetch
 from pipeline.ports.backfill import BackfillSource, DateRange
 from pipeline.receive import InstanceReceiver, ReceivePolicy, receive
 from tests.builders import peers
@@ -173,6 +174,28 @@ def test_only_missing_instances_are_fetched(kind: str, pacs: Pacs, destination: 
     run = destination.run(SOURCES[kind](pacs))
     assert (run.totals.instances, run.totals.duplicates) == (2, 0)
     assert destination.stored_files() == pacs.wanted
+
+
+@pytest.mark.orthanc
+@pytest.mark.parametrize("kind", ["dicomweb", "c-get"])
+def test_deleted_files_of_a_study_are_fetched_again(kind: str, pacs: Pacs, destination: Destination) -> None:
+    destination.run(SOURCES[kind](pacs))
+    study = next(part10.read_header(*part10.split_file(content)).study_instance_uid for content in pacs.wanted.values())
+    with destination.catalog.begin() as tx:
+        instances = tx.studies.instances(study)
+        for one in instances:
+            tx.retention.mark_deleting(one, pixels_sha256="")
+            destination.images.remove(one.file)
+            tx.retention.mark_deleted(one.header.sop_instance_uid)
+    file_fetch = FileFetch(
+        source=SOURCES[kind](pacs),
+        catalog=destination.catalog,
+        images=destination.images,
+        receive_policy=ReceivePolicy(min_free_bytes=0),
+    )
+    assert file_fetch.fetch_study(study) == len(instances)
+    assert destination.stored_files() == pacs.wanted
+    assert file_fetch.fetch_study(study) == 0
 
 
 @pytest.mark.orthanc

@@ -24,11 +24,17 @@ from pydicom.uid import (
 
 from adapters.dicom.image import comparison_process, part10
 from adapters.dicom.image.comparison_process import ComparisonProcess
-from adapters.dicom.image.instance_comparison import describe_difference
+from adapters.dicom.image.instance_comparison import compare_files, digest_pixels
 from adapters.storage.image_store import FileImageStore
 from pipeline.errors import OutOfResources
 from tests.builders import peers
 from tests.builders.dicom_files import EXPLICIT, dx, encoded, file_of, sr
+
+
+def describe_difference(stored: bytes, incoming: bytes) -> str | None:
+    """What `compare_files` says, in words."""
+    found = compare_files(stored, incoming)
+    return found.text if found else None
 
 
 def file_in(dataset: Dataset, syntax: str) -> bytes:
@@ -136,6 +142,28 @@ def test_a_document_in_another_transfer_syntax_is_the_same_and_with_another_stat
     assert describe_difference(stored, file_in(report, syntax)) is None
 
 
+def test_the_digest_of_pixels_is_alike_for_every_lossless_encoding_and_header() -> None:
+    film = dx()
+    digest = digest_pixels(file_of(film))
+    assert {digest_pixels(file_in(film, syntax)) for syntax in SYNTAXES} == {digest}
+    film.PatientName = "Roe^Jane"
+    assert digest_pixels(file_of(film)) == digest
+    assert digest_pixels(file_of(changed_pixel(film))) != digest
+    film.Rows, film.Columns = film.Columns * 2, film.Rows // 2
+    assert digest_pixels(file_of(film)) != digest
+
+
+def test_a_document_with_another_patient_is_the_same_document() -> None:
+    report = sr()
+    stored = file_of(report)
+    report.PatientName, report.PatientID, report.AccessionNumber = "Roe^Jane", "P7", "A7"
+    found = compare_files(stored, file_of(report))
+    assert found is not None
+    assert not found.is_encoding_only
+    assert "PatientID" in found.text
+    assert "P7" not in found.text
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> FileImageStore:
     return FileImageStore(tmp_path / "images")
@@ -152,7 +180,8 @@ def compare(comparison: ComparisonProcess, store: FileImageStore, stored: bytes,
     incoming = store.open_incoming()
     incoming.write(content)
     try:
-        return comparison.describe_difference(store.write(stored), incoming)
+        found = comparison.compare(store.write(stored), incoming)
+        return found.text if found else None
     finally:
         incoming.discard()
 

@@ -21,7 +21,6 @@ from pipeline.domain import (
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
 from pipeline.ports.images import InputTransform, ModelInput
-from pipeline.ports.services import IncomingFile
 from pipeline.receive import GUARDED_BYTES, InstanceReceiver, ReceivePolicy
 from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
@@ -61,45 +60,6 @@ def test_another_file_under_a_known_uid_is_refused_and_the_first_stays() -> None
     hospital.receive(hospital.header(), b"first")
     with pytest.raises(DifferentInstance, match="already stored"):
         hospital.receive(hospital.header(), b"second")
-    assert list(hospital.images.files.values()) == [b"first"]
-
-
-class FakeComparison:
-    """ports.services.InstanceComparison: the difference that it was given."""
-
-    def __init__(self, difference: str | None) -> None:
-        self.difference, self.asked = difference, 0
-
-    def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
-        assert stored != incoming.file
-        self.asked += 1
-        return self.difference
-
-
-def test_the_stored_instance_in_another_encoding_is_success_recorded_and_not_kept() -> None:
-    hospital, comparison = Hospital(), FakeComparison("transfer syntax 1.2 instead of 1.3")
-    receiver = InstanceReceiver(
-        catalog=hospital.catalog, images=hospital.images, policy=ReceivePolicy(min_free_bytes=0), comparison=comparison
-    )
-
-    def receive(content: bytes) -> Receipt:
-        incoming = receiver.open_incoming()
-        incoming.write(content)
-        try:
-            return receiver.receive(hospital.header(), incoming, SENDER)
-        finally:
-            incoming.discard()
-
-    assert [receive(b"first"), receive(b"first")] == [Receipt.STORED, Receipt.DUPLICATE]
-    assert comparison.asked == 0  # an identical file is not compared
-    assert receive(b"second") is Receipt.SAME_INSTANCE
-    assert list(hospital.images.files.values()) == [b"first"]
-    (event,) = [event for event in hospital.catalog.tables.audit if event.action == "receive"]
-    assert (event.outcome, event.subject, event.source) == ("done", hospital.header().sop_instance_uid, "ORTHANC 127.0.0.1")
-    assert "transfer syntax 1.2 instead of 1.3" in event.detail
-    comparison.difference = None
-    with pytest.raises(DifferentInstance):
-        receive(b"second")
     assert list(hospital.images.files.values()) == [b"first"]
 
 

@@ -84,7 +84,7 @@ def test_a_stored_checksum_is_verified_in_place_of_the_sha_256(tmp_path: Path) -
 def test_stale_parts_are_removed(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     file = store.write(b"film")
-    (tmp_path / file.key).with_suffix(".part").write_bytes(b"half")
+    (tmp_path / "arriving" / "0.part").write_bytes(b"half")
     assert store.remove_stale_parts(older_than_seconds=60) == 0  # it may still be written
     assert store.remove_stale_parts(older_than_seconds=-1) == 1
     assert store.exists(file)
