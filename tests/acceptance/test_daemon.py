@@ -56,6 +56,23 @@ def test_a_film_results_in_a_report_and_query_rows(place: Installation, archive:
     assert "T-1" not in place.read_log() + shown
 
 
+def test_in_shadow_mode_nothing_leaves_until_somebody_asks(place: Installation, archive: EmbeddedArchive) -> None:
+    film = dx()
+    kept = "select withheld from v_reports where state = 'built'"
+    with place.running(environment={"RADCLIPD_REPORT__DELIVER": "shadow"}):
+        place.forward(archive, film)
+        wait_for(lambda: place.rows(kept) == [{"withheld": "shadow"}], 60, place.read_log)
+    summary = place.run("reports", "shadow").stdout
+    assert "studies  1 received, 1 scored, 0 of them in the silent share" in summary
+    assert "reports  1 would have been sent, 1 text; 0 sent; 0 silent" in summary
+    assert reports_of(archive, film.StudyInstanceUID) == []
+    with place.running():
+        assert place.run("reports", "resend", "--since", "2020-01-01").stdout == "1 reports will be sent\n"
+        wait_for(lambda: place.rows("select 1 from v_studies where state = 'reported'"), 60, place.read_log)
+    (report,) = reports_of(archive, film.StudyInstanceUID)
+    assert dcmread(report).PatientID == "T-1"
+
+
 def test_a_late_film_causes_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
     film = dx()
     late = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
