@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def filled(desk: Desk) -> Iterator[Desk]:
 
 
 @pytest.mark.parametrize("role", [UserRole.ADMINISTRATOR, UserRole.VIEWER])
-def test_schemathesis_finds_nothing(filled: Desk, role: UserRole) -> None:
+def test_schemathesis_finds_nothing(filled: Desk, role: UserRole, tmp_path: Path) -> None:
     filled.add_user("program", role)
     token = make_token("program", catalog=filled.catalog, source="test")
     with filled.served() as address:
@@ -34,6 +35,7 @@ def test_schemathesis_finds_nothing(filled: Desk, role: UserRole) -> None:
         options += ["--seed", str(SEED), "--generation-database", "none", "--no-color"]
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/api/v1/openapi.json", *options],
+            cwd=tmp_path,  # it writes a folder of its own
             capture_output=True,
             text=True,
             check=False,
