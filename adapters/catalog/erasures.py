@@ -21,6 +21,7 @@ from adapters.catalog.tables import (
     labels,
     model_versions,
     patients,
+    reader_documents,
     reports,
     studies,
     visible_objects,
@@ -82,12 +83,13 @@ class SqlErasures:
         return sum(self._count_rows(column.table, column.in_(some)) for some in chunks(uids))
 
     def _list_uids(self, number: int) -> list[str]:
-        """Return the UIDs of the patient's studies, instances, reports and visible objects."""
+        """Return the UIDs of the patient's studies, instances, reports, visible objects and documents of readers."""
         columns = (
             studies.c.study_instance_uid,
             instances.c.sop_instance_uid,
             reports.c.sop_instance_uid,
             visible_objects.c.sop_instance_uid,
+            reader_documents.c.sop_instance_uid,
         )
         queries = (select(column).where(_build_condition(column.table, number)) for column in columns)
         return [uid for query in queries for uid in self._connection.scalars(query)]
