@@ -1,4 +1,4 @@
-"""`radclipd query` and `radclipd studies`; other listings run their SQL through `query`."""
+"""`radclipd query`; listings run their SQL through `query`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest r
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    for verb in (query, studies):
-        app.command()(verb)
+    """Add the verb."""
+    app.command()(query)
 
 
 def quote_text(value: str) -> str:
@@ -38,27 +37,6 @@ def query(
 ) -> None:
     """Query the results database. The connection is read-only."""
     _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw, max_seconds=max_seconds)
-
-
-def studies(
-    ctx: typer.Context,
-    limit: LimitOption = 50,
-    ignored: Annotated[bool, typer.Option("--ignored", help="Ignored studies only.")] = False,
-    table: TableFlag = False,
-    csv: CsvFlag = False,
-    raw: RawFlag = False,
-    json: JsonFlag = False,
-) -> None:
-    """List the newest studies with their state.
-
-    For ignored studies, with the reason.
-    """
-    condition = "WHERE state = 'ignored' " if ignored else ""
-    sql = (
-        "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
-        f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
-    )
-    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw)
 
 
 def _print_query(config: Config, sql: str, *, table: bool, csv: bool, json: bool, raw: bool, max_seconds: float = 60) -> None:
