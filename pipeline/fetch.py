@@ -53,6 +53,8 @@ class FileFetch:
         """Fetch the deleted and lost files of a study; return their number. TransientError; PermanentError where one is left."""
         with self.catalog.read() as tx:
             instances = tx.studies.instances(study_instance_uid)
+        if not instances:
+            raise PermanentError(f"there is no study {study_instance_uid} with files", hint="radclipd studies")
         missing = {one.header.sop_instance_uid for one in instances if not self._is_in_place(one)}
         if not missing:
             return 0

@@ -1,4 +1,4 @@
-"""`radclipd query` and `radclipd studies`; other listings run their SQL through `query`."""
+"""`radclipd query`; listings run their SQL through `query`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag, choose_format, write_rows
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, choose_format, write_rows
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
@@ -17,9 +17,8 @@ LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest r
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    for verb in (query, studies):
-        app.command()(verb)
+    """Add the verb."""
+    app.command()(query)
 
 
 def quote_text(value: str) -> str:
@@ -39,29 +38,6 @@ def query(
 ) -> None:
     """Query the results database. The connection is read-only."""
     _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw, max_seconds=max_seconds)
-
-
-def studies(
-    ctx: typer.Context,
-    limit: LimitOption = 50,
-    ignored: Annotated[bool, typer.Option("--ignored", help="Ignored studies only.")] = False,
-    table: TableFlag = False,
-    csv: CsvFlag = False,
-    raw: RawFlag = False,
-    json: JsonFlag = False,
-    wide: WideFlag = False,
-) -> None:
-    """List the newest studies with their state.
-
-    For ignored studies, with the reason.
-    """
-    condition = "WHERE state = 'ignored' " if ignored else ""
-    sql = (
-        "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
-        f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
-    )
-    narrow = ("study_instance_uid", "accession_number", "state", "reason", "last_received_at")
-    list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
 def list_rows(ctx: typer.Context, sql: str, *, narrow: Sequence[str], table: bool, csv: bool, json: bool, raw: bool) -> None:

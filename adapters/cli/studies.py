@@ -1,4 +1,4 @@
-"""`radclipd studies conflicts | resolve | fetch`: instances that a person must decide on, and deleted files."""
+"""`radclipd studies`, `radclipd studies conflicts | resolve | fetch`: the list, conflicts of instances, deleted files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,42 @@ from typing import Annotated
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, WideFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import name_user, parts_of
 
-studies = typer.Typer(help="Studies: conflicts of instances; fetch deleted files.", no_args_is_help=True)
+studies = typer.Typer(invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
     app.add_typer(studies, name="studies")
+
+
+@studies.callback()
+def list_(
+    ctx: typer.Context,
+    limit: LimitOption = 50,
+    ignored: Annotated[bool, typer.Option("--ignored", help="Ignored studies only.")] = False,
+    table: TableFlag = False,
+    csv: CsvFlag = False,
+    raw: RawFlag = False,
+    json: JsonFlag = False,
+    wide: WideFlag = False,
+) -> None:
+    """List the newest studies with their state.
+
+    For ignored studies, with the reason.
+    """
+    if ctx.invoked_subcommand:
+        return
+    condition = "WHERE state = 'ignored' " if ignored else ""
+    sql = (
+        "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
+        f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
+    )
+    narrow = ("study_instance_uid", "accession_number", "state", "reason", "last_received_at")
+    query.list_rows(ctx, sql, narrow=() if wide else narrow, table=table, csv=csv, json=json, raw=raw)
 
 
 @studies.command()

@@ -330,4 +330,5 @@ def test_the_worklist_verb_reports_what_it_cannot_do(radclipd: Radclipd, tmp_pat
     assert radclipd("worklist", "--json", "--csv", "-").returncode == 2
     done = radclipd("worklist", "--n", "1", "--csv", str(tmp_path / "no" / "folder.csv"))
     assert done.returncode == 1
-    assert "radclipd worklist --open --csv FILE" in done.stderr
+    assert "name a file in a folder that you can write to" in done.stderr
+    assert json.loads(radclipd("query", "select * from v_worklist", "--json").stdout) == []

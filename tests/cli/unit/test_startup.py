@@ -28,6 +28,9 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("check", "--configuration"),
     ("query", "select * from v_studies"),
     ("studies",),
+    ("studies", "conflicts"),
+    ("studies", "fetch", "9.9"),  # refused: there is none
+    ("studies", "resolve", "9", "--keep", "stored"),  # refused: there is none
     ("jobs", "list"),
     ("jobs", "retry", "--all"),
     ("reports", "list"),
@@ -79,7 +82,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("web",),
 )
 """In this order. The last five run until a signal stops them."""
-REFUSED = {"explain", "forget", "make", "promote", "rollback", "reject"}
+REFUSED = {"explain", "fetch", "forget", "make", "promote", "rollback", "reject", "resolve"}
 LOADS_TORCH = {
     "backfill score",
     "check",  # tries the model and the device; only --configuration is without
