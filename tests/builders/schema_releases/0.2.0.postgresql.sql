@@ -1,9 +1,18 @@
+CREATE FUNCTION public.audit_events_refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'audit_events are append-only'; END $$;
 CREATE FUNCTION public.labels_refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'labels are append-only'; END $$;
+CREATE FUNCTION public.labels_refuse_delete() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN IF EXISTS (SELECT 1 FROM erasures e JOIN studies s ON s.patient = e.patient WHERE s.id = OLD.study) THEN RETURN OLD; END IF; RAISE EXCEPTION 'labels are append-only'; END $$;
 CREATE FUNCTION public.requests_refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'requests are append-only'; END $$;
+CREATE FUNCTION public.requests_refuse_delete() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN IF EXISTS (SELECT 1 FROM erasures e JOIN studies s ON s.patient = e.patient WHERE s.id = OLD.study) THEN RETURN OLD; END IF; RAISE EXCEPTION 'requests are append-only'; END $$;
 CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
@@ -20,6 +29,11 @@ CREATE SEQUENCE public.api_tokens_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.api_tokens_id_seq OWNED BY public.api_tokens.id;
+CREATE TABLE public.audit_deliveries (
+    destination character varying(255) NOT NULL,
+    "position" bigint NOT NULL,
+    delivered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
 CREATE TABLE public.audit_events (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -28,6 +42,11 @@ CREATE TABLE public.audit_events (
     subject character varying(128) NOT NULL,
     detail text NOT NULL,
     source character varying(128) NOT NULL,
+    patient character varying(32) DEFAULT ''::character varying NOT NULL,
+    salt character varying(32) DEFAULT ''::character varying NOT NULL,
+    content_sha256 character varying(64) DEFAULT ''::character varying NOT NULL,
+    "position" bigint,
+    chain_sha256 character varying(64) DEFAULT ''::character varying NOT NULL,
     CONSTRAINT ck_audit_events_outcome CHECK (((outcome)::text = ANY ((ARRAY['done'::character varying, 'refused'::character varying, 'failed'::character varying])::text[])))
 );
 CREATE SEQUENCE public.audit_events_id_seq
@@ -79,11 +98,52 @@ CREATE TABLE public.circuits (
     failures integer DEFAULT 0 NOT NULL,
     open_until timestamp with time zone
 );
+CREATE TABLE public.deliveries (
+    id bigint NOT NULL,
+    report bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    sop_class_uid character varying(64) NOT NULL,
+    series_instance_uid character varying(64) NOT NULL,
+    destination character varying(64) NOT NULL,
+    state character varying(16) NOT NULL,
+    status text DEFAULT ''::text NOT NULL,
+    sendings integer DEFAULT 0 NOT NULL,
+    transaction_uid character varying(64) DEFAULT ''::character varying NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    sent_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    verified_at timestamp with time zone,
+    checked_at timestamp with time zone,
+    CONSTRAINT ck_deliveries_committed_has_a_time CHECK ((((state)::text <> 'committed'::text) OR (committed_at IS NOT NULL))),
+    CONSTRAINT ck_deliveries_sent_has_a_time CHECK ((((state)::text <> ALL ((ARRAY['sent'::character varying, 'committed'::character varying, 'verified'::character varying])::text[])) OR (sent_at IS NOT NULL))),
+    CONSTRAINT ck_deliveries_state CHECK (((state)::text = ANY ((ARRAY['waiting'::character varying, 'sent'::character varying, 'committed'::character varying, 'verified'::character varying, 'refused'::character varying])::text[]))),
+    CONSTRAINT ck_deliveries_verified_has_a_time CHECK ((((state)::text <> 'verified'::text) OR (verified_at IS NOT NULL)))
+);
+CREATE SEQUENCE public.deliveries_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.deliveries_id_seq OWNED BY public.deliveries.id;
 CREATE TABLE public.drafts (
     study bigint NOT NULL,
     reader character varying(64) NOT NULL,
     content json NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.draw_keys (
+    purpose character varying(16) NOT NULL,
+    key character varying(64) NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.erasures (
+    patient bigint NOT NULL,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.exports (
+    directory character varying(1024) NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 CREATE TABLE public.image_references (
     number integer NOT NULL,
@@ -105,6 +165,50 @@ CREATE TABLE public.image_thumbnails (
     distance double precision,
     CONSTRAINT ck_image_thumbnails_ck_image_thumbnails_pixels CHECK ((length(pixels) = 196))
 );
+CREATE TABLE public.instance_conflicts (
+    id bigint NOT NULL,
+    instance bigint NOT NULL,
+    header json NOT NULL,
+    file_key character varying(128) NOT NULL,
+    file_sha256 character varying(64) NOT NULL,
+    file_size bigint NOT NULL,
+    file_xxh3 character varying(32) DEFAULT ''::character varying NOT NULL,
+    sender_ae_title character varying(64) NOT NULL,
+    sender_address character varying(64) NOT NULL,
+    called_ae_title character varying(64) NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    resolution character varying(16) DEFAULT ''::character varying NOT NULL,
+    resolved_at timestamp with time zone,
+    CONSTRAINT ck_instance_conflicts_resolution CHECK (((resolution)::text = ANY ((ARRAY[''::character varying, 'stored'::character varying, 'received'::character varying])::text[]))),
+    CONSTRAINT ck_instance_conflicts_resolved_has_a_time CHECK ((((resolution)::text = ''::text) = (resolved_at IS NULL)))
+);
+CREATE SEQUENCE public.instance_conflicts_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.instance_conflicts_id_seq OWNED BY public.instance_conflicts.id;
+CREATE TABLE public.instance_revisions (
+    id bigint NOT NULL,
+    instance bigint NOT NULL,
+    transfer_syntax_uid character varying(64) NOT NULL,
+    difference text NOT NULL,
+    file_key character varying(128) NOT NULL,
+    file_sha256 character varying(64) NOT NULL,
+    file_size bigint NOT NULL,
+    file_xxh3 character varying(32) DEFAULT ''::character varying NOT NULL,
+    state character varying(16) DEFAULT 'stored'::character varying NOT NULL,
+    replaced_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_instance_revisions_state CHECK (((state)::text = ANY ((ARRAY['stored'::character varying, 'deleting'::character varying, 'deleted'::character varying])::text[])))
+);
+CREATE SEQUENCE public.instance_revisions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.instance_revisions_id_seq OWNED BY public.instance_revisions.id;
 CREATE TABLE public.instances (
     id bigint NOT NULL,
     sop_instance_uid character varying(64) NOT NULL,
@@ -121,7 +225,11 @@ CREATE TABLE public.instances (
     called_ae_title character varying(64) NOT NULL,
     received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     file_xxh3 character varying(32) DEFAULT ''::character varying NOT NULL,
-    CONSTRAINT ck_instances_file_size CHECK ((file_size > 0))
+    state character varying(16) DEFAULT 'stored'::character varying NOT NULL,
+    revision integer DEFAULT 0 NOT NULL,
+    pixels_sha256 character varying(64) DEFAULT ''::character varying NOT NULL,
+    CONSTRAINT ck_instances_file_size CHECK ((file_size > 0)),
+    CONSTRAINT ck_instances_state CHECK (((state)::text = ANY ((ARRAY['stored'::character varying, 'deleting'::character varying, 'deleted'::character varying])::text[])))
 );
 CREATE SEQUENCE public.instances_id_seq
     START WITH 1
@@ -244,6 +352,33 @@ CREATE TABLE public.predictions (
     CONSTRAINT ck_predictions_scale CHECK (((scale)::text = ANY ((ARRAY['probability'::character varying, 'band'::character varying, 'rank'::character varying])::text[]))),
     CONSTRAINT ck_predictions_score CHECK (((score >= (0)::double precision) AND (score <= (1)::double precision)))
 );
+CREATE TABLE public.pseudonym_keys (
+    patient bigint NOT NULL,
+    key bytea NOT NULL,
+    CONSTRAINT ck_pseudonym_keys_key CHECK ((length(key) = 32))
+);
+CREATE TABLE public.reader_documents (
+    id bigint NOT NULL,
+    reading bigint NOT NULL,
+    sop_instance_uid character varying(64) NOT NULL,
+    state character varying(16) NOT NULL,
+    file_key character varying(128),
+    file_sha256 character varying(64),
+    file_size bigint,
+    status text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    built_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    CONSTRAINT ck_reader_documents_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
+    CONSTRAINT ck_reader_documents_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
+);
+CREATE SEQUENCE public.reader_documents_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.reader_documents_id_seq OWNED BY public.reader_documents.id;
 CREATE TABLE public.readings (
     id bigint NOT NULL,
     study bigint NOT NULL,
@@ -255,6 +390,7 @@ CREATE TABLE public.readings (
     comment text DEFAULT ''::text NOT NULL,
     exposure character varying(16) NOT NULL,
     read_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    is_repeat boolean DEFAULT false NOT NULL,
     CONSTRAINT ck_readings_exposure CHECK (((exposure)::text = ANY ((ARRAY['none'::character varying, 'possible'::character varying, 'seen'::character varying])::text[])))
 );
 CREATE SEQUENCE public.readings_id_seq
@@ -314,9 +450,12 @@ CREATE TABLE public.reports (
     built_at timestamp with time zone,
     sent_at timestamp with time zone,
     withdrawal text DEFAULT ''::text NOT NULL,
+    withheld character varying(16) DEFAULT ''::character varying NOT NULL,
     CONSTRAINT ck_reports_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
     CONSTRAINT ck_reports_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
-    CONSTRAINT ck_reports_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
+    CONSTRAINT ck_reports_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[]))),
+    CONSTRAINT ck_reports_withheld CHECK (((withheld)::text = ANY ((ARRAY[''::character varying, 'shadow'::character varying, 'silent share'::character varying])::text[]))),
+    CONSTRAINT ck_reports_withheld_is_not_sent CHECK ((((withheld)::text = ''::text) OR ((state)::text <> 'sent'::text)))
 )
 WITH (autovacuum_vacuum_scale_factor='0.05');
 CREATE SEQUENCE public.reports_id_seq
@@ -398,6 +537,8 @@ CREATE TABLE public.studies (
     released boolean DEFAULT false NOT NULL,
     received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     last_received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    silent boolean,
+    files_deleted_at timestamp with time zone,
     CONSTRAINT ck_studies_ignored_says_why CHECK ((((state)::text <> 'ignored'::text) OR (reason <> ''::text))),
     CONSTRAINT ck_studies_revision CHECK ((revision >= 0)),
     CONSTRAINT ck_studies_state CHECK (((state)::text = ANY ((ARRAY['arriving'::character varying, 'settled'::character varying, 'scored'::character varying, 'reported'::character varying, 'ignored'::character varying])::text[])))
@@ -434,7 +575,10 @@ CREATE VIEW public.v_audit AS
     audit_events.outcome,
     audit_events.subject,
     audit_events.detail,
-    audit_events.source
+    audit_events.source,
+    audit_events.patient AS patient_pseudonym,
+    audit_events."position",
+    audit_events.chain_sha256
    FROM public.audit_events;
 CREATE VIEW public.v_backfills AS
  SELECT b.source,
@@ -464,6 +608,41 @@ CREATE VIEW public.v_backfills AS
    FROM (public.backfills b
      LEFT JOIN public.backfill_units p ON ((p.backfill = b.id)))
   GROUP BY b.id, b.source, b.begun_at;
+CREATE VIEW public.v_conflicts AS
+ SELECT c.id AS conflict,
+    i.sop_instance_uid,
+    s.study_instance_uid,
+    i.file_key AS stored_file_key,
+    c.file_key,
+    c.file_sha256,
+    c.file_size,
+    c.sender_ae_title,
+    c.sender_address,
+    c.received_at,
+    c.resolution,
+    c.resolved_at
+   FROM (((public.instance_conflicts c
+     JOIN public.instances i ON ((i.id = c.instance)))
+     JOIN public.series r ON ((r.id = i.series)))
+     JOIN public.studies s ON ((s.id = r.study)));
+CREATE VIEW public.v_deliveries AS
+ SELECT d.sop_instance_uid,
+    d.sop_class_uid,
+    d.destination,
+    s.study_instance_uid,
+    s.accession_number,
+    r.sop_instance_uid AS report_sop_instance_uid,
+    d.state,
+    d.status,
+    d.sendings,
+    d.created_at,
+    d.sent_at,
+    d.committed_at,
+    d.verified_at,
+    d.checked_at
+   FROM ((public.deliveries d
+     JOIN public.reports r ON ((r.id = d.report)))
+     JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_findings_wide AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -514,6 +693,18 @@ CREATE VIEW public.v_findings_wide AS
      CROSS JOIN public.predictions p)
      CROSS JOIN public.model_versions m)
   WHERE ((p.study = s.id) AND (p.revision = s.revision) AND ((p.finding)::text = 'Atelectasis'::text) AND (m.number = p.version));
+CREATE VIEW public.v_instance_revisions AS
+ SELECT v.id AS number,
+    i.sop_instance_uid,
+    v.transfer_syntax_uid,
+    v.difference,
+    v.file_key,
+    v.file_sha256,
+    v.file_size,
+    v.state,
+    v.replaced_at
+   FROM (public.instance_revisions v
+     JOIN public.instances i ON ((i.id = v.instance)));
 CREATE VIEW public.v_instances AS
  SELECT i.sop_instance_uid,
     r.series_instance_uid,
@@ -537,7 +728,9 @@ CREATE VIEW public.v_instances AS
             WHEN (n.distance > (1)::double precision) THEN 1
             WHEN (n.distance IS NOT NULL) THEN 0
             ELSE NULL::integer
-        END AS unusable
+        END AS unusable,
+    i.state,
+    i.revision
    FROM (((public.instances i
      JOIN public.series r ON ((r.id = i.series)))
      JOIN public.studies s ON ((s.id = r.study)))
@@ -759,9 +952,17 @@ CREATE VIEW public.v_readings AS
     r.points,
     r.comment,
     r.exposure,
-    r.read_at
-   FROM (public.readings r
-     JOIN public.studies s ON ((s.id = r.study)));
+    r.read_at,
+        CASE
+            WHEN r.is_repeat THEN 1
+            ELSE 0
+        END AS repeated,
+    d.sop_instance_uid AS document,
+    d.state AS document_state,
+    d.sent_at
+   FROM ((public.readings r
+     JOIN public.studies s ON ((s.id = r.study)))
+     LEFT JOIN public.reader_documents d ON ((d.reading = r.id)));
 CREATE VIEW public.v_references AS
  SELECT reference_distributions.number,
     reference_distributions.version,
@@ -794,7 +995,8 @@ CREATE VIEW public.v_reports AS
     r.created_at,
     r.built_at,
     r.sent_at,
-    r.withdrawal
+    r.withdrawal,
+    r.withheld
    FROM (public.reports r
      JOIN public.studies s ON ((s.id = r.study)));
 CREATE VIEW public.v_rescoring AS
@@ -818,7 +1020,11 @@ CREATE VIEW public.v_rescoring AS
            FROM ((public.studies s
              LEFT JOIN public.model_versions n ON (((n.state)::text = 'serving'::text)))
              LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = n.number) AND ((p.finding)::text = 'Atelectasis'::text))))
-          WHERE (((s.state)::text <> 'reported'::text) AND (((s.state)::text <> 'scored'::text) OR ((COALESCE(( SELECT r.state
+          WHERE (((s.state)::text <> 'reported'::text) AND (((s.state)::text <> 'scored'::text) OR ((COALESCE(( SELECT
+                        CASE
+                            WHEN ((r.withheld)::text = ''::text) THEN r.state
+                            ELSE 'refused'::character varying
+                        END AS "case"
                    FROM public.reports r
                   WHERE (r.study = s.id)
                   ORDER BY r.id DESC
@@ -865,7 +1071,13 @@ CREATE VIEW public.v_studies AS
     s.revision,
     s.instance_count,
     s.received_at,
-    s.last_received_at
+    s.last_received_at,
+    s.files_deleted_at,
+        CASE
+            WHEN s.silent THEN 1
+            WHEN (s.silent IS NOT NULL) THEN 0
+            ELSE NULL::integer
+        END AS silent
    FROM (public.studies s
      JOIN public.patients t ON ((t.id = s.patient)));
 CREATE VIEW public.v_users AS
@@ -941,10 +1153,14 @@ ALTER SEQUENCE public.visible_objects_id_seq OWNED BY public.visible_objects.id;
 ALTER TABLE ONLY public.api_tokens ALTER COLUMN id SET DEFAULT nextval('public.api_tokens_id_seq'::regclass);
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
 ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
+ALTER TABLE ONLY public.deliveries ALTER COLUMN id SET DEFAULT nextval('public.deliveries_id_seq'::regclass);
+ALTER TABLE ONLY public.instance_conflicts ALTER COLUMN id SET DEFAULT nextval('public.instance_conflicts_id_seq'::regclass);
+ALTER TABLE ONLY public.instance_revisions ALTER COLUMN id SET DEFAULT nextval('public.instance_revisions_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
 ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
+ALTER TABLE ONLY public.reader_documents ALTER COLUMN id SET DEFAULT nextval('public.reader_documents_id_seq'::regclass);
 ALTER TABLE ONLY public.readings ALTER COLUMN id SET DEFAULT nextval('public.readings_id_seq'::regclass);
 ALTER TABLE ONLY public.report_stops ALTER COLUMN id SET DEFAULT nextval('public.report_stops_id_seq'::regclass);
 ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
@@ -954,43 +1170,47 @@ ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.serie
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
 ALTER TABLE ONLY public.visible_objects ALTER COLUMN id SET DEFAULT nextval('public.visible_objects_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0012');
-INSERT INTO public.audit_events VALUES (1, '2026-11-30 20:50:27.014188+00', 'store', 'refused', '1.9', 'why', 'PACS');
-INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 20:50:27.013579+00');
-INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 20:50:27.013455+00');
+INSERT INTO public.alembic_version VALUES ('0017');
+INSERT INTO public.audit_events VALUES (1, '2026-12-01 00:23:38.838049+00', 'store', 'refused', '1.9', 'why', 'PACS', '', '', '', NULL, '');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-12-01 00:23:38.837443+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-12-01 00:23:38.837316+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 20:50:26.986746+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 20:50:26.983498+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 20:50:27.013823+00', 0, '', '', NULL, '', '2026-11-30 20:50:27.013823+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 20:50:27.011311+00', '2026-11-30 20:50:27.011311+00', '', 'none');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 20:50:27.012621+00', '2026-11-30 20:50:27.012621+00', '', 'none');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 20:50:26.976263+00', '2026-11-30 20:50:26.976263+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 20:50:26.979069+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 20:50:26.990631+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 20:50:26.99084+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 20:50:26.990851+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 20:50:26.990854+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 20:50:26.990856+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 20:50:26.990857+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-11-30 20:50:26.990859+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-11-30 20:50:26.99086+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 20:50:26.990885+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 20:50:26.990889+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 20:50:26.990891+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 20:50:26.990893+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 20:50:26.990895+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 20:50:26.990897+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 20:50:26.992786+00', '2026-11-30 20:50:26.995629+00', '2026-11-30 20:50:26.996658+00', '');
-INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 20:50:27.013023+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-12-01 00:23:38.769836+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_code": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-12-01 00:23:38.753968+00', '', 'stored', 0, '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-12-01 00:23:38.837656+00', 0, '', '', NULL, '', '2026-12-01 00:23:38.837656+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-12-01 00:23:38.835431+00', '2026-12-01 00:23:38.835431+00', '', 'none');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-12-01 00:23:38.836589+00', '2026-12-01 00:23:38.836589+00', '', 'none');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-12-01 00:23:38.747002+00', '2026-12-01 00:23:38.747002+00', NULL, '{"Atelectasis": "band", "Cardiomegaly": "band", "Effusion": "band", "Infiltration": "band", "Mass": "band", "Nodule": "band", "Pneumonia": "band", "Pneumothorax": "band", "Consolidation": "band", "Edema": "band", "Emphysema": "band", "Fibrosis": "band", "Pleural_Thickening": "band", "Hernia": "band"}');
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-12-01 00:23:38.749627+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-12-01 00:23:38.774224+00', 'band', 0.10000000149011612, NULL, -2.197224560779374, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-12-01 00:23:38.774392+00', 'band', 0.16153846681118011, NULL, -1.646825405576519, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-12-01 00:23:38.774398+00', 'band', 0.2230769246816635, NULL, -1.2478246775956139, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-12-01 00:23:38.774401+00', 'band', 0.2846153974533081, NULL, -0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-12-01 00:23:38.774403+00', 'band', 0.3461538553237915, NULL, -0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-12-01 00:23:38.774405+00', 'band', 0.4076923131942749, NULL, -0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'absent', 1, '2026-12-01 00:23:38.774406+00', 'band', 0.4692307710647583, NULL, -0.12323263306010505, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'present', 1, '2026-12-01 00:23:38.774408+00', 'band', 0.5307692289352417, NULL, 0.12323263306010514, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-12-01 00:23:38.774425+00', 'band', 0.5923076868057251, NULL, 0.37351348551713526, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-12-01 00:23:38.774428+00', 'band', 0.6538461446762085, NULL, 0.6359887262044214, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-12-01 00:23:38.77443+00', 'band', 0.7153846025466919, NULL, 0.9216815174573302, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-12-01 00:23:38.774433+00', 'band', 0.7769230604171753, NULL, 1.2478245916175952, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-12-01 00:23:38.774435+00', 'band', 0.8384615182876587, NULL, 1.6468252955592153, NULL, '');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-12-01 00:23:38.774437+00', 'band', 0.8999999761581421, NULL, 2.197224312426715, NULL, '');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-12-01 00:23:38.776175+00', '2026-12-01 00:23:38.780335+00', '2026-12-01 00:23:38.78258+00', '', '');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-12-01 00:23:38.836932+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 20:50:26.98024+00', '2026-11-30 20:50:26.984852+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-12-01 00:23:38.750798+00', '2026-12-01 00:23:38.758706+00', NULL, NULL);
 SELECT pg_catalog.setval('public.api_tokens_id_seq', 1, false);
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
+SELECT pg_catalog.setval('public.deliveries_id_seq', 1, false);
+SELECT pg_catalog.setval('public.instance_conflicts_id_seq', 1, false);
+SELECT pg_catalog.setval('public.instance_revisions_id_seq', 1, false);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
+SELECT pg_catalog.setval('public.reader_documents_id_seq', 1, false);
 SELECT pg_catalog.setval('public.readings_id_seq', 1, false);
 SELECT pg_catalog.setval('public.report_stops_id_seq', 1, false);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
@@ -1004,6 +1224,8 @@ ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 ALTER TABLE ONLY public.api_tokens
     ADD CONSTRAINT pk_api_tokens PRIMARY KEY (id);
+ALTER TABLE ONLY public.audit_deliveries
+    ADD CONSTRAINT pk_audit_deliveries PRIMARY KEY (destination);
 ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
 ALTER TABLE ONLY public.backfill_days
@@ -1016,14 +1238,26 @@ ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT pk_backfills PRIMARY KEY (id);
 ALTER TABLE ONLY public.circuits
     ADD CONSTRAINT pk_circuits PRIMARY KEY (destination);
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT pk_deliveries PRIMARY KEY (id);
 ALTER TABLE ONLY public.drafts
     ADD CONSTRAINT pk_drafts PRIMARY KEY (study, reader);
+ALTER TABLE ONLY public.draw_keys
+    ADD CONSTRAINT pk_draw_keys PRIMARY KEY (purpose);
+ALTER TABLE ONLY public.erasures
+    ADD CONSTRAINT pk_erasures PRIMARY KEY (patient);
+ALTER TABLE ONLY public.exports
+    ADD CONSTRAINT pk_exports PRIMARY KEY (directory);
 ALTER TABLE ONLY public.image_references
     ADD CONSTRAINT pk_image_references PRIMARY KEY (number);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT pk_image_scores PRIMARY KEY (instance, version);
 ALTER TABLE ONLY public.image_thumbnails
     ADD CONSTRAINT pk_image_thumbnails PRIMARY KEY (instance);
+ALTER TABLE ONLY public.instance_conflicts
+    ADD CONSTRAINT pk_instance_conflicts PRIMARY KEY (id);
+ALTER TABLE ONLY public.instance_revisions
+    ADD CONSTRAINT pk_instance_revisions PRIMARY KEY (id);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT pk_instances PRIMARY KEY (id);
 ALTER TABLE ONLY public.jobs
@@ -1036,6 +1270,10 @@ ALTER TABLE ONLY public.patients
     ADD CONSTRAINT pk_patients PRIMARY KEY (id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
+ALTER TABLE ONLY public.pseudonym_keys
+    ADD CONSTRAINT pk_pseudonym_keys PRIMARY KEY (patient);
+ALTER TABLE ONLY public.reader_documents
+    ADD CONSTRAINT pk_reader_documents PRIMARY KEY (id);
 ALTER TABLE ONLY public.readings
     ADD CONSTRAINT pk_readings PRIMARY KEY (id);
 ALTER TABLE ONLY public.reference_distributions
@@ -1064,6 +1302,10 @@ ALTER TABLE ONLY public.api_tokens
     ADD CONSTRAINT uq_api_tokens_token_sha256 UNIQUE (token_sha256);
 ALTER TABLE ONLY public.backfills
     ADD CONSTRAINT uq_backfills_source UNIQUE (source);
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT uq_deliveries_sop_instance_uid_destination UNIQUE (sop_instance_uid, destination);
+ALTER TABLE ONLY public.instance_conflicts
+    ADD CONSTRAINT uq_instance_conflicts_instance_file_sha256 UNIQUE (instance, file_sha256);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.labels
@@ -1074,6 +1316,10 @@ ALTER TABLE ONLY public.model_versions
     ADD CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid);
 ALTER TABLE ONLY public.patients
     ADD CONSTRAINT uq_patients_patient_key UNIQUE (patient_key);
+ALTER TABLE ONLY public.reader_documents
+    ADD CONSTRAINT uq_reader_documents_reading UNIQUE (reading);
+ALTER TABLE ONLY public.reader_documents
+    ADD CONSTRAINT uq_reader_documents_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.readings
     ADD CONSTRAINT uq_readings_reader_idempotency_key UNIQUE (reader, idempotency_key);
 ALTER TABLE ONLY public.reports
@@ -1096,8 +1342,19 @@ ALTER TABLE ONLY public.visible_objects
     ADD CONSTRAINT uq_visible_objects_sop_instance_uid UNIQUE (sop_instance_uid);
 CREATE INDEX ix_api_tokens_user_name ON public.api_tokens USING btree (user_name);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
+CREATE INDEX ix_audit_events_patient ON public.audit_events USING btree (patient);
 CREATE INDEX ix_audit_events_subject ON public.audit_events USING btree (subject);
+CREATE INDEX ix_audit_events_unlinked ON public.audit_events USING btree (id, "position") WHERE ("position" IS NULL);
+CREATE INDEX ix_deliveries_report ON public.deliveries USING btree (report);
+CREATE INDEX ix_deliveries_transaction ON public.deliveries USING btree (transaction_uid) WHERE ((transaction_uid)::text <> ''::text);
+CREATE INDEX ix_deliveries_unproven ON public.deliveries USING btree (sent_at) WHERE ((state)::text = 'sent'::text);
 CREATE INDEX ix_image_thumbnails_unmeasured ON public.image_thumbnails USING btree (instance) WHERE (distance IS NULL);
+CREATE INDEX ix_instance_conflicts_file_sha256 ON public.instance_conflicts USING btree (file_sha256);
+CREATE INDEX ix_instance_conflicts_open ON public.instance_conflicts USING btree (id) WHERE ((resolution)::text = ''::text);
+CREATE INDEX ix_instance_revisions_file_sha256 ON public.instance_revisions USING btree (file_sha256);
+CREATE INDEX ix_instance_revisions_instance ON public.instance_revisions USING btree (instance);
+CREATE INDEX ix_instance_revisions_undeleted ON public.instance_revisions USING btree (replaced_at) WHERE ((state)::text <> 'deleted'::text);
+CREATE INDEX ix_instances_deleting ON public.instances USING btree (id, state) WHERE ((state)::text = 'deleting'::text);
 CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
 CREATE INDEX ix_instances_received_at ON public.instances USING btree (received_at);
 CREATE INDEX ix_instances_series ON public.instances USING btree (series);
@@ -1122,13 +1379,18 @@ CREATE INDEX ix_studies_last_received_at ON public.studies USING btree (last_rec
 CREATE INDEX ix_studies_patient ON public.studies USING btree (patient);
 CREATE INDEX ix_studies_study_date ON public.studies USING btree (study_date);
 CREATE INDEX ix_studies_unreported ON public.studies USING btree (id) WHERE ((state)::text <> 'reported'::text);
+CREATE UNIQUE INDEX uq_audit_events_position ON public.audit_events USING btree ("position");
 CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'running'::text);
 CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
 CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
 CREATE UNIQUE INDEX uq_report_stops_finding ON public.report_stops USING btree (finding) WHERE (resumed_at IS NULL);
-CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
-CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+CREATE TRIGGER audit_events_no_delete BEFORE DELETE OR TRUNCATE ON public.audit_events FOR EACH STATEMENT EXECUTE FUNCTION public.audit_events_refuse();
+CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON public.audit_events FOR EACH ROW WHEN ((NOT ((new.id = old.id) AND (new.at = old.at) AND ((new.action)::text = (old.action)::text) AND ((new.outcome)::text = (old.outcome)::text) AND ((new.source)::text = (old.source)::text) AND (((old."position" IS NULL) AND (new."position" IS NOT NULL) AND ((new.subject)::text = (old.subject)::text) AND (new.detail = old.detail) AND (((old.patient)::text = ''::text) OR ((new.patient)::text = (old.patient)::text))) OR ((old."position" IS NOT NULL) AND (new."position" = old."position") AND ((new.chain_sha256)::text = (old.chain_sha256)::text) AND ((new.content_sha256)::text = (old.content_sha256)::text) AND ((new.patient)::text = (old.patient)::text) AND ((new.subject)::text = ''::text) AND (new.detail = ''::text) AND ((new.salt)::text = ''::text)))))) EXECUTE FUNCTION public.audit_events_refuse();
+CREATE TRIGGER labels_append_only BEFORE UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
+CREATE TRIGGER labels_no_delete BEFORE DELETE ON public.labels FOR EACH ROW EXECUTE FUNCTION public.labels_refuse_delete();
+CREATE TRIGGER requests_append_only BEFORE UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+CREATE TRIGGER requests_no_delete BEFORE DELETE ON public.requests FOR EACH ROW EXECUTE FUNCTION public.requests_refuse_delete();
 ALTER TABLE ONLY public.api_tokens
     ADD CONSTRAINT fk_api_tokens_user_name FOREIGN KEY (user_name) REFERENCES public.users(name);
 ALTER TABLE ONLY public.backfill_days
@@ -1137,14 +1399,22 @@ ALTER TABLE ONLY public.backfill_units
     ADD CONSTRAINT fk_backfill_units_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfilled_studies
     ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT fk_deliveries_report FOREIGN KEY (report) REFERENCES public.reports(id);
 ALTER TABLE ONLY public.drafts
     ADD CONSTRAINT fk_drafts_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.erasures
+    ADD CONSTRAINT fk_erasures_patient FOREIGN KEY (patient) REFERENCES public.patients(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
 ALTER TABLE ONLY public.image_thumbnails
     ADD CONSTRAINT fk_image_thumbnails_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
+ALTER TABLE ONLY public.instance_conflicts
+    ADD CONSTRAINT fk_instance_conflicts_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
+ALTER TABLE ONLY public.instance_revisions
+    ADD CONSTRAINT fk_instance_revisions_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT fk_instances_series FOREIGN KEY (series) REFERENCES public.series(id);
 ALTER TABLE ONLY public.labels
@@ -1157,6 +1427,10 @@ ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT fk_predictions_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.pseudonym_keys
+    ADD CONSTRAINT fk_pseudonym_keys_patient FOREIGN KEY (patient) REFERENCES public.patients(id);
+ALTER TABLE ONLY public.reader_documents
+    ADD CONSTRAINT fk_reader_documents_reading FOREIGN KEY (reading) REFERENCES public.readings(id);
 ALTER TABLE ONLY public.readings
     ADD CONSTRAINT fk_readings_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reference_distributions

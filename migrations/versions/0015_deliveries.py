@@ -7,7 +7,7 @@ from alembic import op
 
 from adapters.catalog.sql_time import UtcDateTime, now
 
-revision = "0016"
+revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
