@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ByteSize, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from adapters.config import file, types
+from adapters.config import cross_checks, file, types
 from adapters.config.crontab import check_crontab
 from adapters.config.types import (
     AbsolutePath,
@@ -738,28 +738,9 @@ def load(path: Path | None = None) -> Config:
         raise file.translate_validation_error(error, origin, key_descriptions()) from error
     except SettingsError as error:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
-    _require_tls_files(config, origin)
+    cross_checks.require_tls_files(config, origin)
+    cross_checks.require_rising_levels(config, origin)
     return _apply_url_file(config, origin)
-
-
-def _require_tls_files(config: Config, origin: file.ConfigOrigin) -> None:
-    """Refuse a use of TLS without the files of [tls], and a TLS port that is the other port."""
-    uses = {"listener.tls_port": config.listener.tls_port, "listener.require_tls": config.listener.require_tls}
-    for key, used in (uses | {"archive.tls": config.archive.tls}).items():
-        if used and not config.tls.certificate_file:
-            raise ConfigurationError(
-                f"{origin.location(key)}: {key} needs certificates", hint="set certificate_file, key_file and ca_file in [tls]"
-            )
-    if config.listener.require_tls and not config.listener.tls_port:
-        raise ConfigurationError(
-            f"{origin.location('listener.require_tls')}: listener.require_tls = true leaves no port to senders",
-            hint="set listener.tls_port, usually 2762",
-        )
-    if config.listener.tls_port == config.listener.port:
-        raise ConfigurationError(
-            f"{origin.location('listener.tls_port')}: listener.port and listener.tls_port are both {config.listener.port}",
-            hint="TLS needs a port of its own, usually 2762",
-        )
 
 
 def read_authorization(config: Config, path: Path | None) -> str:

@@ -446,6 +446,19 @@ def test_a_fault_of_the_tls_configuration_is_named(tmp_path: Path, text: str, me
     assert message in str(load_error(write_config(tmp_path, text)))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[storage]\nslow_free = "1GiB"', "line 2: storage.slow_free = 1.0GiB is not above storage.min_free = 2.0GiB"),
+        ('[storage]\nslow_free = "9GiB"\nwarn_free = "8GiB"', "storage.warn_free = 8.0GiB is not above storage.slow_free"),
+        ('[retention]\nmin_free = "2GiB"', "retention.min_free = 2.0GiB is not above storage.min_free"),
+        ('[storage]\nmin_free = 0\nwarn_free = "3GiB"\n[retention]\nmin_free = "1GiB"', "is not above storage.warn_free"),
+    ],
+)
+def test_levels_of_free_space_rise(tmp_path: Path, text: str, message: str) -> None:
+    assert message in str(load_error(write_config(tmp_path, text)))
+
+
 def test_certificates_are_given_to_ae_titles_by_one_name_or_several(tmp_path: Path) -> None:
     text = f'[tls]\n{FILES}\npeers = {{ CT1 = "ct1.example", "*" = ["a.example", "b.example"] }}'
     assert load(write_config(tmp_path, text)).tls.peers == {"CT1": ("ct1.example",), "*": ("a.example", "b.example")}
