@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from adapters.dicom.network.dimse import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, SUCCESS
+from adapters.dicom.network.dimse import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, SUCCESS
 from tests.builders.dicom_files import COMPREHENSIVE_3D_SR
 
 ACCEPT_TYPE, ABORT = 0x02, b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"
@@ -147,9 +147,9 @@ def associating_peer(moment: str) -> Iterator[int]:
 
 @contextmanager
 def endless_archive() -> Iterator[int]:
-    """A server that answers C-FIND and C-GET with one Pending after the other; yield the port."""
+    """A server that answers C-FIND, C-GET and C-MOVE with one Pending after the other; yield the port."""
     ae, over = AE("ORTHANC"), threading.Event()
-    for sop_class in (STUDY_ROOT_FIND, STUDY_ROOT_GET):
+    for sop_class in (STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, COMPREHENSIVE_3D_SR):
         ae.add_supported_context(sop_class)
 
     def find(_event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
@@ -160,14 +160,23 @@ def endless_archive() -> Iterator[int]:
         yield SUCCESS, None
 
     def get(_event: evt.Event) -> Iterator[int | tuple[int, Dataset | None]]:
+        unknown = Dataset()  # no instance: each sub-operation fails, and is told as Pending
+        unknown.SOPClassUID, unknown.SOPInstanceUID = "1.2", "1.2.3"
         yield 10_000
         while not over.wait(0.02):
-            yield PENDING, None
+            yield PENDING, unknown
 
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)])
+    def move(event: evt.Event) -> Iterator[Any]:
+        yield "127.0.0.1", port  # its own destination
+        yield from get(event)
+
+    ae.add_requested_context(COMPREHENSIVE_3D_SR)  # towards the destination
+    handlers: list[Any] = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get), (evt.EVT_C_MOVE, move)]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
+    port: int = server.server_address[1]
     try:
-        yield server.server_address[1]
+        yield port
     finally:
         over.set()
         server.shutdown()

@@ -222,17 +222,21 @@ def test_a_peer_that_does_not_work_with_us_is_unreachable_within_bounds(odd_port
         assert time.monotonic() - began < 4, name
 
 
-@pytest.mark.parametrize("service", ["C-FIND", "C-GET"])
+@pytest.mark.parametrize("service", ["C-FIND", "C-GET", "C-MOVE"])
 def test_an_archive_that_answers_without_end_is_given_up(service: str) -> None:
     with endless_archive() as port:
         settings = ArchiveSettings(host="127.0.0.1", port=port, timeout_seconds=0.2)
         source, query = (
-            RetrieveSource(settings, RetrieveSettings(modalities=("DX",))),
+            RetrieveSource(settings, RetrieveSettings(modalities=("DX",), move_destination="HERE")),
             _build_query("SERIES", StudyInstanceUID="1.2"),
         )
-        get = partial(source._retrieve_by_get, [query], {"1.2"}, lambda _object: None)
+        calls: dict[str, Callable[[], object]] = {
+            "C-FIND": partial(source.list_units, None),
+            "C-GET": partial(source._retrieve_by_get, [query], {"1.2"}, lambda _object: None),
+            "C-MOVE": partial(source._retrieve_by_move, [query], {"1.2"}, lambda _uids: set()),
+        }
         began = time.monotonic()
-        assert_unreachable(get if service == "C-GET" else partial(source.list_units, None))
+        assert_unreachable(calls[service])
         assert time.monotonic() - began < 10
 
 
