@@ -167,7 +167,7 @@ def test_a_reload_applies_the_new_configuration_without_refusing_an_association(
 ) -> None:
     film = dx()
     with place.running() as daemon:
-        place.config.write_text(place.config.read_text() + "\n[report]\nseries_number = 777\n")
+        place.config.write_text(place.config.read_text().replace("[report]\n", "[report]\nseries_number = 777\n"))
         daemon.send_signal(signal.SIGHUP)
         wait_for(lambda: place.read_log().count('"event": "listening"') == 2, 60, place.read_log)
         place.forward(archive, film)
@@ -195,8 +195,8 @@ def test_check_tests_every_part_and_reports_the_faults(place: Installation) -> N
     with place.archive():
         result = place.run("check")
         said = [line.removeprefix("ok").strip() for line in result.stdout.splitlines()]
-        parts = ["configuration", "image store", "disk", "catalog", "listener", "archive", "model", "activation cache", "metrics"]
-        parts += ["authorization", "device"]
+        parts = ["configuration", "image store", "disk", "catalog", "listener", "tls", "archive", "model", "activation cache"]
+        parts += ["metrics", "audit repository", "authorization", "device"]
         assert [part for part, line in zip(parts, said, strict=True) if line.startswith(part)] == parts
     result = place.run("check", check=False)
     assert result.returncode == 1

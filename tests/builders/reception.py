@@ -57,6 +57,11 @@ class FakeReception:
         file.commit()
         return Receipt.STORED
 
+    @property
+    def refusals(self) -> list[AuditEvent]:
+        """The events of what was not done."""
+        return [event for event in self.events if event.outcome != "done"]
+
     def mark_released(self, studies: Any, events: Any) -> None:
         self.released_studies.append(list(studies))
         self.events.extend(events)

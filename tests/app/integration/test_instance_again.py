@@ -58,8 +58,10 @@ def test_the_same_image_again_is_success_and_another_is_refused(place: Installat
     film.PixelData = bytes(len(film.PixelData))
     assert send_file(place, dcmread(BytesIO(file_of(film)))) == 0xC001
     wait_for(lambda: len(audit(place)) == 3)
-    (kept,) = (place.folder / "images").glob("??/*/*.dcm")
-    assert dcmread(kept).StationName == "A"
+    stored = {dcmread(file).StationName for file in (place.folder / "images").glob("??/*/*.dcm")}
+    (current,) = place.rows("SELECT file_key, revision FROM v_instances")
+    assert stored == {"A", "B"}  # the former file stays until retention
+    assert (dcmread(place.folder / "images" / current["file_key"]).StationName, current["revision"]) == ("B", 1)
     assert [outcome for outcome, _ in audit(place)] == ["done", "done", "refused"]
     details = [detail for _, detail in audit(place)]
     assert JPEGLSLossless in details[0]
@@ -80,7 +82,8 @@ def test_the_pair_of_a_real_sender_is_accepted_in_every_syntax(place: Installati
         JPEGLosslessSV1,
     ]
     assert [send_file(place, one) for one in (source, implicit, lossless)] == [0, 0, 0]
-    assert len(list((place.folder / "images").glob("??/*/*.dcm"))) == 1
+    (former,) = place.rows("SELECT difference FROM v_instance_revisions")
+    assert former["difference"] == "DerivationDescription"  # of the compression; the implicit file differs in encoding alone
 
 
 def test_an_unmounted_store_refuses_and_is_not_made_anew(place: Installation) -> None:

@@ -65,7 +65,7 @@ def test_quarantined_jobs_are_listed_and_retried(radclipd: Radclipd, catalog_url
             tx.jobs.put(JobKind.SCORE, subject)
             (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
             tx.jobs.quarantine(job, error="no image can be made of it")
-    assert radclipd("jobs", "list", "--state", "quarantined").stdout.count("no image can be made of it") == 2
+    assert radclipd("jobs", "list", "--state", "quarantined", "--wide").stdout.count("no image can be made of it") == 2
     assert "1 jobs queued again" in radclipd("jobs", "retry", str(job.id)).stdout
     again = radclipd("jobs", "retry", str(job.id))
     assert (again.returncode, "not in quarantine" in again.stderr) == (1, True)

@@ -38,6 +38,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("reports", "resend", "1.4"),
     ("reports", "stop", "--finding", "Mass", "--reason", "why"),
     ("reports", "stops"),
+    ("reports", "shadow"),
     ("reports", "resume", "--finding", "Mass"),
     ("reports", "recall", "1", "--reason", "why"),
     ("show", "1.4"),

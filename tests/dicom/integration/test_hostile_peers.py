@@ -161,7 +161,7 @@ def test_an_invalid_uid_is_refused_by_a_status_and_the_association_goes_on(
         assert peer.status() == 0
         peer.write(RELEASE_RQ)
         assert peer.read()[0] == RELEASED
-    assert [event.detail[:6] for event in reception.events] == ["0xA900"]
+    assert [event.detail[:6] for event in reception.refusals] == ["0xA900"]
 
 
 STATUSES: dict[str, tuple[bytes, int]] = {

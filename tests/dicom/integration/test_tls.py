@@ -86,8 +86,8 @@ def storescu(hospital: Hospital, files: IssuedFiles, port: int, *options: object
 
 def why_refused(reception: FakeReception) -> str:
     """Return the reason in the audit event of the one refused association."""
-    wait_for(lambda: reception.events)
-    (event,) = reception.events
+    wait_for(lambda: reception.refusals)
+    (event,) = reception.refusals
     assert (event.action, event.outcome, event.source) == ("association", "refused", "127.0.0.1")
     return event.detail
 
@@ -103,7 +103,7 @@ def test_dcmtk_stores_in_every_profile(hospital: Hospital, ours: str, theirs: st
     assert sent.returncode == 0, sent.stderr
     ((header, _, sender),) = reception.received
     assert (header.sop_instance_uid, sender.ae_title, sender.address) == (film.SOPInstanceUID, "ORTHANC", "127.0.0.1")
-    assert reception.events == []
+    assert reception.refusals == []
     assert reception.released_studies == [[film.StudyInstanceUID]]
 
 
@@ -211,7 +211,7 @@ def test_stalled_handshakes_hold_up_nobody(hospital: Hospital) -> None:
     ):
         threads = threading.active_count()
         assert storescu(hospital, hospital.orthanc, port).returncode == 0
-        assert reception.events == []  # all 60 still have their time
+        assert reception.refusals == []  # all 60 still have their time
         wait_for(lambda: threading.active_count() <= threads + HANDSHAKE_THREADS)  # those of the association have ended
     assert len(reception.received) == 1
 
@@ -222,8 +222,8 @@ def test_a_stalled_handshake_ends_in_time_and_stands_in_the_audit(hospital: Hosp
         secure_listening(reception, hospital.endpoint(), first_message_seconds=0.5) as (_, port),
         stalled_handshakes(port, 6) as stalled,
     ):
-        wait_for(lambda: len(reception.events) == 4, 10)
-        assert {event.detail.partition(": ")[2] for event in reception.events} == {"TLS: the handshake was not complete in time"}
+        wait_for(lambda: len(reception.refusals) == 4, 10)
+        assert {event.detail.partition(": ")[2] for event in reception.refusals} == {"TLS: the handshake was not complete in time"}
         for connection in stalled:
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(1 << 14):
@@ -249,8 +249,8 @@ def test_a_sender_that_stops_within_a_tls_record_is_aborted(hospital: Hospital) 
             for byte in b"\x17\x03\x03\x40\x00" + bytes(50):
                 lower.sendall(bytes([byte]))
                 time.sleep(0.2)
-        wait_for(lambda: reception.events, 1)
-        assert reception.events[0].detail == "aborted: the peer was silent for too long"
+        wait_for(lambda: reception.refusals, 1)
+        assert reception.refusals[0].detail == "aborted: the peer was silent for too long"
         association.kill()
 
 

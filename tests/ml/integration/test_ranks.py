@@ -84,11 +84,12 @@ def test_a_cross_validation_fit_is_bit_identical_to_that_of_one_device(two: Rank
     assert reported[-1] == sum(order.steps for order in orders)
 
 
-def test_the_weights_of_labels_reach_the_ranks(two: RankPool, base: Base, fitting: FitContext) -> None:
+def test_the_weights_of_labels_reach_the_ranks(folder: Path, base: Base, fitting: FitContext) -> None:
     weights = np.where(np.arange(len(given.LABELS))[:, None] % 4 == 0, 0.25, 1.0) * np.ones(given.LABELS.shape)
     weighted, orders = replace(fitting, weights=weights), given.orders(base, FOLDS)[:2]
     alone = list(run_fits_sequentially(weighted, orders, lambda done: None))
-    dealt = list(two.run_fits(weighted, orders, lambda done: None))
+    with given.two(folder, base) as running:  # a pool has the labels of its first call
+        dealt = list(running.run_fits(weighted, orders, lambda done: None))
     assert all(map(equal, alone, dealt))
     assert not equal(alone[0], next(run_fits_sequentially(fitting, orders, lambda done: None)))
 
