@@ -83,7 +83,8 @@ def test_the_pair_of_a_real_sender_is_accepted_in_every_syntax(place: Installati
     ]
     assert [send_file(place, one) for one in (source, implicit, lossless)] == [0, 0, 0]
     (former,) = place.rows("SELECT difference FROM v_instance_revisions")
-    assert former["difference"].endswith("another value of DerivationDescription")  # of the compression; the implicit file differs in encoding alone
+    # The lossless file tells of its compression; the implicit one differs in encoding alone.
+    assert former["difference"].endswith("another value of DerivationDescription")
 
 
 def test_an_unmounted_store_refuses_and_is_not_made_anew(place: Installation) -> None:
