@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 
-from pipeline import rules
+from pipeline import rules, sending
 from pipeline.domain import DeskReading, Job, JobKind, ReportState
-from pipeline.errors import ArchiveUnreachable, RefusedByArchive, ReportImpossible
+from pipeline.errors import ReportImpossible
 from pipeline.ports.desk import DeskTransaction
-from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReaderDocumentWriter
+from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReaderDocumentWriter, Transaction
 
 PAYLOAD = {"reader_document": True}
 """Payload of the jobs on a reader's document."""
@@ -55,22 +55,16 @@ def send_document(job: Job, *, catalog: Catalog, images: ImageStore, archive: Ar
         document = tx.reader_documents.find(job.subject)
     if document is None or document.file is None:
         raise ReportImpossible(f"reader's document {job.subject} has no bytes to send", hint="radclipd jobs list")
-    content = images.read(document.file)
-    try:
-        status = archive.store(content)
-    except ArchiveUnreachable:
-        with catalog.begin() as tx:
-            tx.circuits.record_failure(archive.name, threshold=circuit.threshold, open_seconds=circuit.open_seconds)
-        raise
-    except RefusedByArchive as error:
-        with catalog.begin() as tx:
-            tx.circuits.record_success(archive.name)
-            tx.reader_documents.mark_refused(job.subject, str(error))
-        raise
-    with catalog.begin() as tx:
-        tx.circuits.record_success(archive.name)
+
+    def record_refusal(tx: Transaction, reason: str) -> None:
+        tx.reader_documents.mark_refused(job.subject, reason)
+
+    def record_sent(tx: Transaction, status: str) -> None:
         tx.reader_documents.mark_sent(job.subject, status)
         tx.jobs.finish(job)
+
+    content, outcomes = images.read(document.file), {"record_sent": record_sent, "record_refusal": record_refusal}
+    sending.send_object(content, catalog=catalog, archive=archive, circuit=circuit, **outcomes)
 
 
 def _make_uid(root: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pipeline import decisions, withholding
+from pipeline import decisions, sending, withholding
 from pipeline.domain import (
     AuditEvent,
     Decision,
@@ -25,10 +25,8 @@ from pipeline.domain import (
     WithheldReason,
 )
 from pipeline.errors import (
-    ArchiveUnreachable,
     OutOfResources,
     RadclipdError,
-    RefusedByArchive,
     ReportImpossible,
     ReportingStopped,
     TransientError,
@@ -252,27 +250,21 @@ def send(
         )
     if not _is_deliverable(told, job, catalog, deliver) or not _may_leave(told, job, catalog):
         return
-    content = images.read(built.file)
-    try:
-        status = archive.store(content)
-    except ArchiveUnreachable:
-        with catalog.begin() as tx:
-            tx.circuits.record_failure(archive.name, threshold=circuit.threshold, open_seconds=circuit.open_seconds)
-        raise
-    except RefusedByArchive as error:
-        with catalog.begin() as tx:
-            tx.circuits.record_success(archive.name)
-            tx.reports.mark_refused(built.sop_instance_uid, str(error))
-            tx.deliveries.mark_refused(built, archive.name, str(error))
-            _close_study(tx, built)
-        raise
-    with catalog.begin() as tx:
-        tx.circuits.record_success(archive.name)
+
+    def record_refusal(tx: Transaction, reason: str) -> None:
+        tx.reports.mark_refused(built.sop_instance_uid, reason)
+        tx.deliveries.mark_refused(built, archive.name, reason)
+        _close_study(tx, built)
+
+    def record_sent(tx: Transaction, status: str) -> None:
         tx.reports.mark_sent(built.sop_instance_uid, status)
         tx.deliveries.mark_sent(built, archive.name, status)
         _close_study(tx, built)
         tx.audit(AuditEvent("send", "done", built.sop_instance_uid, status, archive.name))
         tx.jobs.finish(job)
+
+    content, outcomes = images.read(built.file), {"record_sent": record_sent, "record_refusal": record_refusal}
+    sending.send_object(content, catalog=catalog, archive=archive, circuit=circuit, **outcomes)
 
 
 def _is_deliverable(built: Report, job: Job, catalog: Catalog, deliver: DeliveryMode) -> bool:
