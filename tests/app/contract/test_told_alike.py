@@ -1,4 +1,4 @@
-"""One prediction is told in one way, whatever the scores: statement, view, CSV, `radclipd show`, SR and text report agree."""
+"""One prediction is told in one way, whatever the scores: statement, view, CSV, `radclipd show`, SR, text report and card agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import json
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
+from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,6 +28,8 @@ from adapters.dicom.image.pixels import DicomImageReader
 from adapters.dicom.sr.codes import finding_codes
 from adapters.dicom.sr.document import ReportSettings
 from adapters.dicom.sr.writer import SrWriter
+from adapters.dicom.visible import card
+from adapters.dicom.visible.drawing import WHITE, Canvas, Colour
 from pipeline import report
 from pipeline.decisions import predict_study, withhold
 from pipeline.domain import (
@@ -95,6 +100,7 @@ def test_every_output_says_the_same_of_a_prediction(
     assert_view_says(told, catalog_url)
     assert_shown(told)
     assert_reports_say(told, predictions, version)
+    assert_card_says(told)
 
 
 def _numbered(reference: ReferenceDistribution, number: int) -> ReferenceDistribution:
@@ -128,6 +134,36 @@ def assert_shown(told: StudyStatement) -> None:
     lines = list(describe_statement(told))
     assert [line for line in lines if line in {one.sentence for one in told.findings}] == [one.sentence for one in told.findings]
     assert all(line in lines for line in told.summary)
+
+
+class RecordingCanvas(Canvas):
+    """Keeps what is written, by line of the picture."""
+
+    last: RecordingCanvas
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width, height)
+        self.lines: list[tuple[int, str]] = []
+        RecordingCanvas.last = self
+
+    def write(self, x: int, y: int, text: str, *, size: int, colour: Colour = WHITE) -> None:
+        self.lines.append((y, text))
+        super().write(x, y, text, size=size, colour=colour)
+
+
+def assert_card_says(told: StudyStatement) -> None:
+    """Compare the words in the pixels of the card, finding by finding in order, and the warnings beside the film."""
+    with patch.object(card, "Canvas", RecordingCanvas):
+        card.draw_card(told, None, made_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+    lines = RecordingCanvas.last.lines
+    rows = [(text, words) for (y, text), (below, words) in pairwise(lines) if below == y + 1]
+    assert rows == [
+        (one.name, f"{one.decision_words}: {one.reason_words}" if one.excess is None else f"{one.band_words}, {one.decision_words}")
+        for one in told.findings
+    ]
+    written = " ".join(text for _, text in lines)
+    assert told.research_only in written
+    assert told.summary[0] in written
 
 
 def assert_reports_say(told: StudyStatement, predictions: list[Prediction], version: ModelVersion) -> None:
