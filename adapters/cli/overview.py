@@ -29,7 +29,7 @@ GIGABYTE = 1e9
 
 ObjectFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
-audit = typer.Typer(help="The audit table: list it.", no_args_is_help=True)
+audit = typer.Typer(help="The audit table: list it, verify its chain.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
