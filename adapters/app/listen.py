@@ -79,7 +79,7 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"})),
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"})),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,
