@@ -98,7 +98,9 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "storage_commitment", "commitment_peers"})),
+        ListenerSettings(
+            **config.listener.model_dump(exclude={"drain_seconds", "processes", "storage_commitment", "commitment_peers"})
+        ),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import urllib.request
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pynetdicom import AE, build_context
 
 from adapters.dicom.image import part10
-from tests.builders import peers
+from tests.builders import documents, peers
 from tests.builders.dicom_files import dx
-from tests.builders.installation import Installation, reports_of, wait_for
+from tests.builders.installation import Installation, free_port, reports_of, wait_for
+from tests.builders.pgbouncer import pgbouncer
 from tests.builders.postgres import Cluster
+from tests.builders.reception import with_meta
 
 FILMS = [
     ("CR-MONO1-10-chest_nometa.dcm", "reported"),
@@ -37,7 +40,7 @@ def film_of(name: str) -> FileDataset:
     )
 
 
-def send(place: Installation, film: FileDataset) -> int:
+def send(place: Installation, film: Dataset) -> int:
     context = build_context(film.SOPClassUID, film.file_meta.TransferSyntaxUID)
     association = AE("ORTHANC").associate("127.0.0.1", place.port, contexts=[context], ae_title="RADCLIPD")
     status = int(association.send_c_store(film).Status)
@@ -84,3 +87,27 @@ def test_several_workers_share_one_postgresql_database(tmp_path: Path, cluster: 
     assert len(place.rows("select * from v_predictions")) == 14 * len(films)
     assert {row["attempts"] for row in place.rows("select attempts from v_jobs")} == {1}
     assert {row["n"] for row in place.rows("select count(*) as n from v_reports group by study_instance_uid")} == {1}
+
+
+@pytest.mark.postgres
+def test_the_whole_daemon_works_behind_a_pooler(tmp_path: Path, cluster: Cluster) -> None:
+    """Every role over two server connections of pgbouncer in transaction mode: arrivals, scores, labels, reports, metrics."""
+    with pgbouncer(cluster, cluster.database()) as url:
+        place = Installation(tmp_path, url, metrics={"enabled": True, "port": (metrics := free_port())})
+        place.set_up()
+        films = [dx() for _ in range(4)]
+        with place.archive() as archive, place.running():
+            place.forward(archive, *films)
+            wait_for(lambda: all(reports_of(archive, film.StudyInstanceUID) for film in films), 90, place.read_log)
+            found = documents.code(documents.FINDING, documents.PNEUMOTHORAX)
+            reading = documents.report(*documents.person(), found, StudyInstanceUID=films[0].StudyInstanceUID)
+            assert send(place, with_meta(reading)) == 0
+            wait_for(lambda: place.rows("select 1 from v_labels"), 30, place.read_log)
+            place.run("labels", "add", films[1].StudyInstanceUID, "Mass", "--reader", "alice")
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:
+                assert b'radclipd_studies{state="reported"} 4' in answer.read()
+        assert len(place.rows("select * from v_labels")) == 2
+        assert len(place.rows("select * from v_predictions")) == 14 * len(films)
+        assert {row["attempts"] for row in place.rows("select attempts from v_jobs")} == {1}
+        assert {row["n"] for row in place.rows("select count(*) as n from v_reports group by study_instance_uid")} == {1}
+    assert '"level": "error"' not in place.read_log()

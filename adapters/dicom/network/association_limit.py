@@ -9,16 +9,41 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from pynetdicom.association import Association
 
 
-class AssociationSlots(Protocol):
-    """A fixed number of slots, possibly shared with other processes."""
+class Peer(NamedTuple):
+    """Who requests an association. An AE title alone proves nothing, and several peers may have one address."""
 
-    def acquire(self) -> int | None:
+    ae_title: str
+    address: str
+
+    @classmethod
+    def from_owner(cls, owner: str) -> Peer:
+        """Return the peer that owns a slot."""
+        address, _, ae_title = owner.partition(" ")
+        return cls(ae_title, address)
+
+    @property
+    def owner(self) -> str:
+        """The peer as the owner of a slot: an address has no blank."""
+        return f"{self.address} {self.ae_title}"
+
+
+class AssociationSlots(Protocol):
+    """A fixed number of slots, each with its owner, possibly shared with other processes."""
+
+    def exclude_others(self) -> AbstractContextManager[None]:
+        """Let no other process acquire a slot within the block."""
+
+    def owners(self) -> Sequence[str]:
+        """Return the owner of each slot that is held in any process."""
+
+    def acquire(self, owner: str) -> int | None:
         """Return a slot, or None where none is free."""
 
     def release(self, slot: int) -> None:
@@ -30,34 +55,37 @@ class ProcessSlots:
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
+        self._owners: dict[int, str] = {}
 
-    def acquire(self) -> int | None:
-        return self._free.pop() if self._free else None
+    def exclude_others(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def owners(self) -> Sequence[str]:
+        return list(self._owners.values())
+
+    def acquire(self, owner: str) -> int | None:
+        if not self._free:
+            return None
+        self._owners[slot := self._free.pop()] = owner
+        return slot
 
     def release(self, slot: int) -> None:
+        del self._owners[slot]
         self._free.append(slot)
-
-
-class Peer(NamedTuple):
-    """Who requests an association. An AE title alone proves nothing, and several peers may have one address."""
-
-    ae_title: str
-    address: str
 
 
 @dataclass(frozen=True, slots=True)
 class PeerShares:
-    """The most slots of this process that one peer, and all peers of one address, may hold."""
+    """The most slots that one peer, and all peers of one address, may hold in all processes together."""
 
     peer: int
     address: int
 
     @classmethod
-    def from_limit(cls, max_associations: int, processes: int) -> PeerShares:
-        """Return three quarters of the limit for a peer, half of the rest more for an address, dealt to the processes."""
+    def from_limit(cls, max_associations: int) -> PeerShares:
+        """Return three quarters of the limit for a peer, half of the rest more for an address."""
         peer = max(1, max_associations * 3 // 4)
-        address = max_associations - (max_associations - peer) // 2
-        return cls(peer=max(1, peer // processes), address=max(1, address // processes))
+        return cls(peer=peer, address=max_associations - (max_associations - peer) // 2)
 
 
 @dataclass(eq=False, slots=True)
@@ -96,8 +124,9 @@ class AssociationLimit:
         with self._lock:
             for dead in [holder for holder in self._holders if holder.is_dead]:
                 self._release_holder(dead)
-            index = self._choose_peer(waiting)
-            slot = self._slots.acquire() if index is not None else None
+            with self._slots.exclude_others():
+                index = self._choose_peer(waiting)
+                slot = self._slots.acquire(waiting[index].owner) if index is not None else None
             if index is None or slot is None:
                 return None
             holder = SlotHolder(slot, waiting[index])
@@ -111,8 +140,8 @@ class AssociationLimit:
         self._next_turn += 1
 
     def _choose_peer(self, waiting: Sequence[Peer]) -> int | None:
-        of_peer = Counter(holder.peer for holder in self._holders)
-        of_address = Counter(holder.peer.address for holder in self._holders)
+        holding = [Peer.from_owner(owner) for owner in self._slots.owners()]
+        of_peer, of_address = Counter(holding), Counter(peer.address for peer in holding)
         eligible = [
             (of_peer[peer], of_address[peer.address], self._turns.get(peer, 0), index)
             for index, peer in enumerate(waiting)

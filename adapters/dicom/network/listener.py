@@ -89,7 +89,6 @@ class ListenerSettings:
     max_associations: int = 32
     max_pdu: int = 0
     other_storage: str = "refuse"
-    processes: int = 1
     network_timeout_seconds: float = 60
     first_message_seconds: float = 10
 
@@ -117,7 +116,7 @@ class Listener:
         self._settings, self._tls, self._commitment = settings, tls, commitment
         self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
         self._limit = AssociationLimit(
-            slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations, settings.processes)
+            slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations)
         )
         self._port_is_shared = slots is not None
         self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association, commitment)

@@ -140,12 +140,12 @@ def _runs(pid: int) -> bool:
 
 
 HOLDER = "import sys; from pathlib import Path; from adapters.ipc.slots import SharedSlots\n"
-HOLDER += "slots = SharedSlots(Path(sys.argv[1]), 2); print(slots.acquire(), flush=True); sys.stdin.read()"
+HOLDER += "slots = SharedSlots(Path(sys.argv[1]), 2); print(slots.acquire('b'), flush=True); sys.stdin.read()"
 
 
 def test_slots_are_shared_and_released_when_their_holder_dies(tmp_path: Path) -> None:
     ours = SharedSlots(tmp_path / "slots", 2)
-    assert ours.acquire() == 0
+    assert ours.acquire("a") == 0
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "slots")],
         stdin=subprocess.PIPE,
@@ -155,8 +155,10 @@ def test_slots_are_shared_and_released_when_their_holder_dies(tmp_path: Path) ->
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"1\n"
-        assert ours.acquire() is None
+        assert ours.acquire("a") is None
+        assert ours.owners() == ["a", "b"]
         other.kill()
-    assert ours.acquire() == 1
+    assert ours.owners() == ["a"]
+    assert ours.acquire("a") == 1
     ours.release(0)
-    assert ours.acquire() == 0
+    assert ours.acquire("a") == 0
