@@ -1,4 +1,4 @@
-"""audit: the hash chain of the audit table, and its verification.
+"""audit_chain: the hash chain of the audit table, and its verification.
 
 An event is written in the transaction of what it tells, and linked to the chain seconds later, many at a time: writers never wait
 for one another. The digest of an event covers the digest of its predecessor, so no event can be changed, removed, inserted or

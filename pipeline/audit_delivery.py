@@ -1,4 +1,4 @@
-"""audit: events of the chain -> the hospital's audit repository, each at least once and in order."""
+"""audit_delivery: events of the chain -> the hospital's audit repository, each at least once and in order."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ class _StudyExport:
             "file": path,
             "study_date": shift_date(header.study_date, date_shift(self.key)),
             "patient_sex": header.patient_sex if header.patient_sex in ("M", "F", "O") else "",
-            "patient_age": _limit_age(header.patient_age),
+            "patient_age": limit_age(header.patient_age),
             "modality": header.modality,
             "view_position": header.view_position if header.view_position in ("PA", "AP", "LL", "RL") else "",
             "rows": header.rows,
@@ -235,7 +235,7 @@ def _describe_label(label: Label, key: bytes, readers: Mapping[str, str]) -> Row
     }
 
 
-def _limit_age(age: str) -> str:
-    """Return a DICOM age in years, at most MAX_AGE_YEARS + 1; "" for any other."""
+def limit_age(age: str) -> str:
+    """Return an age of VR AS in years, at most MAX_AGE_YEARS + 1; "" for any other."""
     years = age[:3]
     return f"{min(int(years), MAX_AGE_YEARS + 1):03d}Y" if years.isdecimal() and age[3:] == "Y" else ""

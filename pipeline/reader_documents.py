@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 
 from pipeline import rules, sending
-from pipeline.domain import DeskReading, Job, JobKind, ReportState
+from pipeline.domain import AuditEvent, DeskReading, Job, JobKind, ReportState
 from pipeline.errors import ReportImpossible
 from pipeline.ports.desk import DeskTransaction
 from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReaderDocumentWriter, Transaction
@@ -61,6 +61,7 @@ def send_document(job: Job, *, catalog: Catalog, images: ImageStore, archive: Ar
 
     def record_sent(tx: Transaction, status: str) -> None:
         tx.reader_documents.mark_sent(job.subject, status)
+        tx.audit(AuditEvent("send", "done", job.subject, status, archive.name))
         tx.jobs.finish(job)
 
     content, outcomes = images.read(document.file), {"record_sent": record_sent, "record_refusal": record_refusal}

@@ -37,6 +37,11 @@ def folder_source(config: Config, root: Path, days: DateRange | None, *, oldest_
 def dicomweb_source(config: Config, path: Path | None, url: str) -> DicomWebSource:
     """Make the source of an archive with QIDO-RS and WADO-RS (PS3.18). ConfigurationError, PermanentError for an unknown host."""
     _require_host(urlsplit(url).hostname or "")
+    return make_dicomweb_source(config, path, url)
+
+
+def make_dicomweb_source(config: Config, path: Path | None, url: str) -> DicomWebSource:
+    """Make the same of a host that may be out of reach now. ConfigurationError."""
     return DicomWebSource(_make_web_settings(config, path, url))
 
 
@@ -57,11 +62,13 @@ def _make_web_settings(config: Config, path: Path | None, url: str) -> WebSettin
 
 
 def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int, move_to: str) -> RetrieveSource:
-    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C). PermanentError for an unknown host.
-
-    Over TLS where it is the archive of the reports, and that has `archive.tls`.
-    """
+    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C). PermanentError for an unknown host."""
     _require_host(host)
+    return make_retrieve_source(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
+
+
+def make_retrieve_source(config: Config, *, ae_title: str, host: str, port: int, move_to: str) -> RetrieveSource:
+    """Make the same of a host that may be out of reach now; over TLS where it is [archive], and that has `archive.tls`."""
     archive = ArchiveSettings(
         ae_title=ae_title,
         host=host,

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapters.app.backfill import dicomweb_source
+from adapters.app.backfill import make_dicomweb_source, make_retrieve_source
 from adapters.app.policies import receive_policy
-from adapters.dicom.network.archive import ArchiveSettings
-from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource
 from pipeline.fetch import FileFetch
 
 if TYPE_CHECKING:
     from adapters.app.compose import Parts
     from adapters.config.sections import Config
+    from pipeline.ports.backfill import BackfillSource
 
 
 def make_file_fetch(parts: Parts) -> FileFetch:
-    """Make the step. ConfigurationError, PermanentError for a DICOMweb service that cannot be used."""
-    config = parts.config
-    url = config.retention.dicomweb_url
-    source = dicomweb_source(config, None, url) if url else _make_retrieve_source(config)
+    """Make the step. The archive may be out of reach: each fetch asks for it anew. ConfigurationError."""
     return FileFetch(
-        source=source,
+        source=_make_source(parts.config),
         catalog=parts.catalog,
         images=parts.images,
-        receive_policy=receive_policy(config),
+        receive_policy=receive_policy(parts.config),
         comparison=parts.comparison,
     )
 
 
-def _make_retrieve_source(config: Config) -> RetrieveSource:
+def _make_source(config: Config) -> BackfillSource:
     """With `retention.fetch = "move"` the archive sends to our listener, which it must know by its AE title."""
-    archive = ArchiveSettings(
-        ae_title=config.archive.ae_title,
-        host=config.archive.host,
-        port=config.archive.port,
-        calling_ae_title=config.archive.calling_ae_title or config.listener.ae_title,
-        timeout_seconds=config.archive.timeout_seconds,
-    )
-    destination = config.listener.ae_title if config.retention.fetch == "move" else ""
-    return RetrieveSource(archive, RetrieveSettings(modalities=config.backfill.modalities, move_destination=destination))
+    archive, wanted = config.archive, config.retention
+    if wanted.dicomweb_url:
+        return make_dicomweb_source(config, None, wanted.dicomweb_url)
+    move_to = config.listener.ae_title if wanted.fetch == "move" else ""
+    return make_retrieve_source(config, ae_title=archive.ae_title, host=archive.host, port=archive.port, move_to=move_to)

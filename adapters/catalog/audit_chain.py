@@ -16,6 +16,8 @@ from adapters.catalog.tables import (
     instances,
     patients,
     pseudonym_keys,
+    reader_documents,
+    readings,
     reports,
     series,
     studies,
@@ -100,7 +102,7 @@ class SqlAuditChain:
         return {subject: AuditSubject(row.study_instance_uid, row.patient_id) for subject, row in found.items()}
 
     def _find_studies(self, subjects: Collection[str]) -> dict[str, Row[Any]]:
-        """Return subject -> study and patient, where it is the UID of a study, an instance, a report or a visible object."""
+        """Return subject -> study and patient, where it is the UID of a study, an instance or an object that is built here."""
         found: dict[str, Row[Any]] = {}
         for query in _STUDIES_OF_SUBJECTS:
             for some in chunks([subject for subject in subjects if subject and subject not in found]):
@@ -179,6 +181,9 @@ _STUDIES_OF_REPORTS = reports.join(studies, reports.c.study == studies.c.id)
 _STUDIES_OF_VISIBLE = visible_objects.join(reports, visible_objects.c.report == reports.c.id).join(
     studies, reports.c.study == studies.c.id
 )
+_STUDIES_OF_DOCUMENTS = reader_documents.join(readings, reader_documents.c.reading == readings.c.id).join(
+    studies, readings.c.study == studies.c.id
+)
 _STUDIES_OF_SUBJECTS: tuple[Select[Any], ...] = tuple(
     select(uid.label("subject"), *_SUBJECT_COLUMNS)
     .select_from(source.join(patients, studies.c.patient == patients.c.id))
@@ -188,5 +193,6 @@ _STUDIES_OF_SUBJECTS: tuple[Select[Any], ...] = tuple(
         (instances.c.sop_instance_uid, _STUDIES_OF_INSTANCES),
         (reports.c.sop_instance_uid, _STUDIES_OF_REPORTS),
         (visible_objects.c.sop_instance_uid, _STUDIES_OF_VISIBLE),
+        (reader_documents.c.sop_instance_uid, _STUDIES_OF_DOCUMENTS),
     )
 )

@@ -12,6 +12,7 @@ from adapters.catalog.tables import (
     instance_revisions,
     instances,
     jobs,
+    reader_documents,
     reports,
     series,
     studies,
@@ -19,6 +20,8 @@ from adapters.catalog.tables import (
 )
 from pipeline.domain import InstanceState, JobKind, JobState, StoredFile
 
+SENT_TABLES = (reports, visible_objects, reader_documents)
+"""Tables of the objects that are built here and sent."""
 STORED, DELETED = InstanceState.STORED.value, InstanceState.DELETED.value
 
 
@@ -47,9 +50,9 @@ class SqlInventory:
         return [(number, study, StoredFile(*file)) for number, study, *file in self._connection.execute(query)]
 
     def report_files(self) -> list[tuple[str, StoredFile]]:
-        """Return SOPInstanceUID and file of every report and visible object with bytes."""
+        """Return SOPInstanceUID and file of every report, visible object and reader's document with bytes."""
         found = []
-        for table in (reports, visible_objects):
+        for table in SENT_TABLES:
             query = select(table.c.sop_instance_uid, table.c.file_key, table.c.file_sha256, table.c.file_size)
             found += [
                 (uid, StoredFile(*file)) for uid, *file in self._connection.execute(query.where(table.c.file_key.is_not(None)))
@@ -63,7 +66,7 @@ class SqlInventory:
             for table, state in ((instances, instances.c.state), (instance_revisions, instance_revisions.c.state)):
                 rows = select(table.c.file_sha256).where(table.c.file_sha256.in_(some), state != DELETED)
                 named |= set(self._connection.scalars(rows))
-            for table in (reports, visible_objects):
+            for table in SENT_TABLES:
                 named |= set(self._connection.scalars(select(table.c.file_sha256).where(table.c.file_sha256.in_(some))))
             open_ones = and_(instance_conflicts.c.file_sha256.in_(some), instance_conflicts.c.resolution == "")
             named |= set(self._connection.scalars(select(instance_conflicts.c.file_sha256).where(open_ones)))
@@ -82,7 +85,7 @@ class SqlInventory:
 
 _SUBJECTS = {
     JobKind.SCORE: (studies.c.study_instance_uid,),
-    JobKind.REPORT: (studies.c.study_instance_uid,),
-    JobKind.SEND: (reports.c.sop_instance_uid, visible_objects.c.sop_instance_uid),
+    JobKind.REPORT: (studies.c.study_instance_uid, reader_documents.c.sop_instance_uid),
+    JobKind.SEND: tuple(table.c.sop_instance_uid for table in SENT_TABLES),
     JobKind.LABEL: (instances.c.sop_instance_uid,),
 }

@@ -13,7 +13,7 @@ from adapters.catalog.tables import labels, studies
 from pipeline.domain import Label, LabelExposure, LabelState
 
 SHORT_TEXT_LENGTH = 64
-LABEL_LOCK_KEY = 7_270_414
+LABEL_LOCK_KEY = 7_270_415
 """Key of the PostgreSQL advisory lock under which labels are numbered: the numbers become visible in order.
 
 A program that asks for the labels behind a number misses none that was committed later.

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, exists, func, insert, or_, select, tuple_
 
 from adapters.catalog.parameters import build_insert, sanitise_text
-from adapters.catalog.sql_time import now, seconds_from_now
+from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import drafts, labels, reader_documents, readings, requests, reveals, second_readings, studies
 from pipeline.domain import DeskReading, Draft, LabelExposure, LabelState, ReportState
@@ -16,7 +16,6 @@ from pipeline.ports.desk import Repetition
 DRAW_PRIME = 1009
 SECOND_READER, REPEAT = (31, 17), (73, 41)
 """Factors of the two draws: a quadratic residue of the request's number is a draw that both databases compute alike."""
-DAY_SECONDS = 86_400.0
 
 
 class SqlReadings:

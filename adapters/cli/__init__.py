@@ -103,3 +103,6 @@ def main() -> None:
     except BrokenPipeError:  # `radclipd jobs list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except OSError as error:  # of a file or folder that the command line names
+        print(f"radclipd: {error.filename or ''}: {error.strerror or type(error).__name__}", file=sys.stderr)  # noqa: T201 - as above
+        sys.exit(FAILED)

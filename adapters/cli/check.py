@@ -143,8 +143,10 @@ def _check_disk(parts: Parts) -> str:
             hint="free disk space or lower storage.min_free",
         )
     warn = int(parts.config.storage.warn_free)
-    warning = f"; LITTLE SPACE: storage.warn_free is {warn / 2**30:.1f} GiB" if free < warn else ""
-    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB{warning}"
+    found = f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
+    if free < warn:
+        raise PreflightWarning(found, hint=f"free disk space: storage.warn_free is {warn / 2**30:.1f} GiB")
+    return found
 
 
 def _check_catalog(parts: Parts) -> str:

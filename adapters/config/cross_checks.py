@@ -32,6 +32,15 @@ def require_tls_files(config: Config, origin: file.ConfigOrigin) -> None:
         )
 
 
+def require_safekeeping(config: Config, origin: file.ConfigOrigin) -> None:
+    """Refuse retention beside storage commitment for senders, who may delete what this host has committed to keep (PS3.4 J.1)."""
+    if config.listener.storage_commitment and config.retention.min_free:
+        raise ConfigurationError(
+            f"{origin.location('retention.min_free')}: retention would delete what listener.storage_commitment promises to keep",
+            hint="set retention.min_free = 0, or listener.storage_commitment = false",
+        )
+
+
 def require_rising_levels(config: Config, origin: file.ConfigOrigin) -> None:
     """Refuse levels of free disk space that do not rise: refuse senders, slow senders, warn, delete. A level of 0 is off."""
     storage, retention = config.storage, config.retention

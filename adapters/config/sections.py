@@ -740,6 +740,7 @@ def load(path: Path | None = None) -> Config:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
     cross_checks.require_tls_files(config, origin)
     cross_checks.require_rising_levels(config, origin)
+    cross_checks.require_safekeeping(config, origin)
     return _apply_url_file(config, origin)
 
 

@@ -32,7 +32,7 @@ class PatientHoldings:
     sent_objects: int  # reports and visible objects that the archive has
     versions: Sequence[int]  # model versions that were learnt after the patient's first label
     backfilled: int  # studies that the list of a backfill names
-    uids: Collection[str]  # of the studies, instances, reports and visible objects
+    uids: Collection[str]  # of the studies and instances, and of the objects built here
 
 
 @dataclass(frozen=True, slots=True)

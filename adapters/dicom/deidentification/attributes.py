@@ -46,9 +46,6 @@ IDENTIFYING = (
 )
 """Attributes whose words must not stand in a kept text."""
 
-MAX_AGE_YEARS = 89
-"""An older patient's age is told as this one plus one: few people are as old."""
-
 BASIC_PROFILE = ("113100", "Basic Application Confidentiality Profile")
 CLEAN_PIXEL_DATA = ("113101", "Clean Pixel Data Option")
 MODIFIED_DATES = ("113107", "Retain Longitudinal Temporal Information Modified Dates Option")

@@ -24,7 +24,7 @@ from adapters.dicom.deidentification import attributes
 from adapters.dicom.image import stored_values
 from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pipeline.errors import PixelsUnreadable
-from pipeline.export import NotExportable
+from pipeline.export import NotExportable, limit_age
 from pipeline.pseudonyms import date_shift, export_pseudonym, export_uid, shift_date
 from pipeline.rules import COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING
 
@@ -32,7 +32,6 @@ EXPORTED_CLASSES = (COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITA
 METHOD = "radclipd allow-list"
 CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 """PS3.5 section 6.2, VR CS."""
-AGE = re.compile(r"(\d{3})Y")
 WORD = re.compile(r"\w+")
 MIN_WORD = 4
 """Characters of a word of an identity from which on it is looked for in kept texts."""
@@ -133,9 +132,8 @@ def _keep_values(source: Dataset, target: Dataset) -> None:
     for keyword in attributes.LOOKUP_TABLES:
         if items := [_copy_lookup_table(item) for item in source.get(keyword) or ()]:
             setattr(target, keyword, items)
-    age = AGE.fullmatch(str(source.get("PatientAge", "")).strip())
-    if age:
-        target.PatientAge = f"{min(int(age[1]), attributes.MAX_AGE_YEARS + 1):03d}Y"
+    if age := limit_age(str(source.get("PatientAge", "")).strip()):
+        target.PatientAge = age
 
 
 def _is_clean(source: Dataset, keyword: str, identity: frozenset[str]) -> bool:

@@ -87,15 +87,20 @@ class _ArchiveHttpClient:
             text = f"archive {self.url} cannot be reached: {_describe_failure(error)}"
             raise ArchiveUnreachable(text, hint="is it running, and the URL right?") from error
 
-    def request_json(self, path: str, accept: str = JSON, body: Any = None) -> Any:
-        """Return the parsed response; [] for an empty one."""
+    def request_rows(self, path: str, accept: str = JSON, body: Any = None) -> list[dict[str, Any]]:
+        """Return the parsed response, a list of JSON objects; [] for an empty one."""
         content, _ = self.request(path, accept, json.dumps(body).encode() if body is not None else None)
         try:
-            return json.loads(content or b"[]")
+            rows = json.loads(content or b"[]")
         except ValueError as error:
             raise RefusedByArchive(
                 f"archive {self.url} answers with content that is not JSON", hint="is the URL that of its API?"
             ) from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise RefusedByArchive(
+                f"archive {self.url} answers a query with JSON that is no list of objects", hint="is the URL that of its API?"
+            )
+        return rows
 
     def _translate_status(self, code: int, path: str) -> RadclipdError:
         message = f"archive {self.url} answered {code}"
@@ -218,7 +223,7 @@ class DicomWebSource(_HttpArchiveSource):
         seen: set[str] = set()
         while True:
             parameters = urlencode({**query, "limit": PAGE_SIZE, "offset": len(seen)})
-            page = {json.dumps(row, sort_keys=True): row for row in self._web.request_json(f"{path}?{parameters}", DICOM_JSON)}
+            page = {json.dumps(row, sort_keys=True): row for row in self._web.request_rows(f"{path}?{parameters}", DICOM_JSON)}
             new = {text: row for text, row in page.items() if text not in seen}
             yield from new.values()
             seen |= set(new)
@@ -235,8 +240,8 @@ class OrthancSource(_HttpArchiveSource):
         query = {"ModalitiesInStudy": "\\".join(self._settings.modalities)}
         if days is not None:
             query["StudyDate"] = f"{days.first:%Y%m%d}-{days.last:%Y%m%d}"
-        studies = self._web.request_json("/tools/find", body={"Level": "Study", "Expand": True, "Query": query})
-        found = ((study["MainDicomTags"].get("StudyInstanceUID", ""), study) for study in studies)
+        studies = self._web.request_rows("/tools/find", body={"Level": "Study", "Expand": True, "Query": query})
+        found = ((_get_main_tag(study, "StudyInstanceUID"), study) for study in studies)
         return [
             BackfillUnit(
                 key=uid, study_instance_uid=uid, change_tag=str(study.get("LastUpdate", ""))[:64], locations=(study["ID"],)
@@ -246,15 +251,23 @@ class OrthancSource(_HttpArchiveSource):
         ]
 
     def _list_instances(self, unit: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
-        for series in self._web.request_json(f"/studies/{unit.locations[0]}/series"):
-            if series["MainDicomTags"].get("Modality") in self._settings.modalities:
-                for instance in self._web.request_json(f"/series/{series['ID']}/instances"):
+        for series in self._web.request_rows(f"/studies/{unit.locations[0]}/series"):
+            if _get_main_tag(series, "Modality") in self._settings.modalities:
+                for instance in self._web.request_rows(f"/series/{series['ID']}/instances"):
                     path = f"/instances/{instance['ID']}/file"
-                    yield instance["MainDicomTags"]["SOPInstanceUID"], partial(self._read_instance, path)
+                    yield _get_main_tag(instance, "SOPInstanceUID"), partial(self._read_instance, path)
 
     def _read_instance(self, path: str) -> ReceivedInstance | None:
         content, _ = self._web.request(path, "application/dicom")
         return self._parse_file(content)
+
+
+def _get_main_tag(resource: Mapping[str, Any], keyword: str) -> str:
+    """Return an element of a resource of Orthanc. RefusedByArchive where the resource is none."""
+    tags = resource.get("MainDicomTags")
+    if not isinstance(tags, dict) or "ID" not in resource:
+        raise RefusedByArchive("a resource without MainDicomTags or ID", hint="is it Orthanc's REST API that answers there?")
+    return str(tags.get(keyword, ""))
 
 
 def extract_single_part(content: bytes, content_type: str) -> bytes:
@@ -274,7 +287,9 @@ def extract_single_part(content: bytes, content_type: str) -> bytes:
 
 
 def _get_values(row: Mapping[str, Any], tag: str) -> list[str]:
-    return [str(value) for value in row.get(tag, {}).get("Value", []) if value is not None]
+    element = row.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return [str(value) for value in values if value is not None] if isinstance(values, list) else []
 
 
 def _get_first_value(row: Mapping[str, Any], tag: str) -> str:

@@ -116,11 +116,12 @@ class RetrieveSource(DicomArchive):
 
     def _query_series(self, association: Association, study: str) -> list[str]:
         rows = self._send_find(association, _build_query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""))
-        return [str(row.SeriesInstanceUID) for row in rows if row.get("Modality") in self._retrieval.modalities]
+        wanted = [row for row in rows if row.get("Modality") in self._retrieval.modalities]
+        return [uid for row in wanted if (uid := str(row.get("SeriesInstanceUID", "")))]
 
     def _query_instances(self, association: Association, study: str, series: str) -> list[str]:
         query = _build_query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID="")
-        return [str(row.SOPInstanceUID) for row in self._send_find(association, query)]
+        return [uid for row in self._send_find(association, query) if (uid := str(row.get("SOPInstanceUID", "")))]
 
     def _send_find(self, association: Association, query: Dataset) -> list[Dataset]:
         found: list[Dataset] = []

@@ -10,7 +10,8 @@ import pytest
 from adapters.app.repair import Irregularity, StoreInspection
 from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
-from pipeline.domain import InstanceState, JobKind
+from pipeline import reader_documents
+from pipeline.domain import DeskReading, InstanceState, JobKind, LabelExposure, LabelState
 from tests.builders.catalog_rows import SENDER, chest_header, pending_report
 from tests.builders.fakes.versions import a_version
 
@@ -67,3 +68,31 @@ def test_every_kind_of_damage_is_found_and_mended_where_that_is_safe(sql_catalog
     assert deleted is not None
     assert deleted.state is InstanceState.DELETED
     assert not images.exists(half.file)
+
+
+def test_a_document_of_a_reader_is_neither_an_orphan_nor_a_job_without_subject(
+    sql_catalog: SqlCatalog, images: FileImageStore
+) -> None:
+    reading = DeskReading(
+        study_instance_uid="1.4",
+        reader="alice",
+        idempotency_key="key-0001",
+        states={"Mass": LabelState.PRESENT},
+        exposure=LabelExposure.NONE,
+    )
+    with sql_catalog.begin() as tx:
+        tx.studies.add_instance(chest_header("1.4", "1.4.1"), images.write(b"film"), SENDER, opens_study=True)
+        tx.readings.add(reading)
+        reader_documents.enqueue(reading, tx, uid_root="1.2.3")
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=60)
+    assert inspect(sql_catalog, images, repair=True) == []
+    document = images.write(b"document")
+    with sql_catalog.begin() as tx:
+        tx.reader_documents.mark_built(job.subject, document)
+        tx.jobs.put(JobKind.SEND, job.subject, reader_documents.PAYLOAD)
+    assert inspect(sql_catalog, images, repair=True) == []
+    assert images.exists(document)
+    with sql_catalog.read() as tx:
+        assert tx.audit_chain.identify_subjects([job.subject])[job.subject].study_instance_uid == "1.4"
+    images.remove(document)
+    assert inspect(sql_catalog, images, repair=True) == [("report without bytes", job.subject, False)]

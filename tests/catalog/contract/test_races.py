@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -164,3 +165,14 @@ def test_two_concurrent_instances_of_a_new_study_make_one_study(sql_catalog: Sql
         study = tx.studies.find("1.4")
         assert study is not None
         assert (study.instances, len(tx.studies.instances("1.4"))) == (12, 12)
+
+
+def test_each_advisory_lock_has_a_key_of_its_own() -> None:
+    """Two locks of one key would make writers wait that have nothing to do with each other."""
+    keys = {
+        (module, name): getattr(import_module(f"adapters.catalog.{module}"), name)
+        for module in ("audit_chain", "labels", "references", "requests", "schema")
+        for name in vars(import_module(f"adapters.catalog.{module}"))
+        if name.endswith("_LOCK_KEY")
+    }
+    assert len(keys) == len(set(keys.values())) == 5

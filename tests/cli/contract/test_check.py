@@ -57,6 +57,13 @@ def make_sections(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return {name: usual.get(name, {}) | sections.get(name, {}) for name in (*usual, *sections)}
 
 
+def test_little_free_space_is_a_warning_before_images_are_refused(verdict: Verdict, tmp_path: Path, sqlite_template: Path) -> None:
+    (tmp_path / "catalog.db").write_bytes(sqlite_template.read_bytes())
+    said = verdict("disk", storage={"min_free": 1, "warn_free": 1 << 60})
+    assert said.startswith("warn disk")
+    assert "storage.warn_free is" in said
+
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:

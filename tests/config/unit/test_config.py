@@ -459,6 +459,11 @@ def test_levels_of_free_space_rise(tmp_path: Path, text: str, message: str) -> N
     assert message in str(load_error(write_config(tmp_path, text)))
 
 
+def test_retention_of_what_was_committed_to_senders_is_refused(tmp_path: Path) -> None:
+    text = '[listener]\nstorage_commitment = true\n[retention]\nmin_free = "9GiB"'
+    assert "line 4: retention would delete what listener.storage_commitment" in str(load_error(write_config(tmp_path, text)))
+
+
 def test_certificates_are_given_to_ae_titles_by_one_name_or_several(tmp_path: Path) -> None:
     text = f'[tls]\n{FILES}\npeers = {{ CT1 = "ct1.example", "*" = ["a.example", "b.example"] }}'
     assert load(write_config(tmp_path, text)).tls.peers == {"CT1": ("ct1.example",), "*": ("a.example", "b.example")}

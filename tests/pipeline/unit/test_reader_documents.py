@@ -77,6 +77,8 @@ def test_a_document_is_built_once_and_sent(catalog: FakeCatalog) -> None:
     send(catalog, images, archive, claim(catalog, JobKind.SEND))
     assert catalog.tables.reader_documents[UID].state is ReportState.SENT
     assert archive.kept == [b"alice 1"]
+    sent = catalog.tables.audit[-1]
+    assert (sent.action, sent.outcome, sent.subject) == ("send", "done", UID)
 
 
 def test_an_archive_that_refuses_ends_the_document_and_one_out_of_reach_does_not(catalog: FakeCatalog) -> None:
