@@ -38,6 +38,10 @@ START_TIMEOUT_SECONDS = 300.0
 """For the ranks to import and load, on a busy machine."""
 POLL_SECONDS = 1.0
 """Longest wait for messages between two calls of the progress callback, which may stop the round."""
+LOSS_SECONDS = 2.0
+"""Time for the losses that follow from one loss."""
+GONE = "gone without a word"
+"""Reason of a rank whose process has ended."""
 STOP_TIMEOUT_SECONDS = 30.0
 """For idle or killed ranks to end."""
 RANK_ENVIRONMENT = {
@@ -68,7 +72,7 @@ def choose_devices(device: str, wanted: Literal["auto"] | int) -> list[torch.dev
     return [torch.device("cuda", number) for number in range(count)]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _RankConnection:
     """One rank. `fit_number`: the fit that it makes; `steps_done`: steps of this fit."""
 
@@ -87,7 +91,7 @@ class _RankConnection:
         try:
             return self.channel.receive()
         except ChannelClosed:
-            return {"failed": "gone without a word"}, {}
+            return {"failed": GONE}, {}
 
     def receive_failure(self) -> MessageFields:
         """Return the failure message of a rank whose channel cannot be written to."""
@@ -119,6 +123,7 @@ class RankPool:
         self._settings = RankSettings(base=str(base), sha256=sha256, devices=tuple(map(str, devices)), threads=threads)
         self._ranks: list[_RankConnection] = []
         self._selector = selectors.DefaultSelector()
+        self._lost: dict[_RankConnection, str] = {}  # with the reason
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -232,12 +237,12 @@ class RankPool:
 
     def _process_messages(self, batch: _FitBatch, on_steps: OnSteps) -> None:
         """Receive messages, report progress, then permit the next steps."""
-        waiting, lost = list[_RankConnection](), list[str]()
+        waiting = list[_RankConnection]()
         for key, _ in self._selector.select(POLL_SECONDS):
             rank: _RankConnection = key.data
             message, arrays = rank.receive_message()
             if "failed" in message:
-                lost.append(_log_lost_rank(rank, message))
+                self._note_loss(rank, message)
             elif "result" in message:
                 assert rank.fit_number is not None
                 batch.results[rank.fit_number] = FitResult.from_tensors(to_tensors(arrays), message["result"])
@@ -247,8 +252,8 @@ class RankPool:
                 rank.steps_done = message["done"]
                 waiting.append(rank)
         on_steps(self._count_steps(batch))
-        if lost:
-            raise self._build_rank_error("; ".join(lost))
+        if self._lost:
+            raise self._build_loss_error()
         for rank in waiting:
             self._send_message(rank, {"go": True})
 
@@ -262,25 +267,32 @@ class RankPool:
         try:
             rank.channel.send(message, arrays)
         except ChannelClosed:
-            raise self._build_rank_error("; ".join(self._collect_failures(rank))) from None
+            self._note_loss(rank, rank.receive_failure())
+            raise self._build_loss_error() from None
 
-    def _collect_failures(self, lost: _RankConnection) -> Iterator[str]:
-        """Yield the reasons of all lost ranks. When one fails torchrun ends the others, which may be noticed first."""
-        yield _log_lost_rank(lost, lost.receive_failure())
-        for key, _ in self._selector.select(0):
-            rank: _RankConnection = key.data
-            message = {} if rank is lost else rank.receive_message()[0]
-            if "failed" in message:
-                yield _log_lost_rank(rank, message)
+    def _build_loss_error(self) -> TransientError:
+        """Return the error of the lost ranks, those first that are gone, after a moment for the losses that follow from one.
+
+        A rank that is gone breaks the collective operations of the others, and torchrun ends them: any loss may be noticed first.
+        """
+        ends_at = time.monotonic() + LOSS_SECONDS
+        while len(self._lost) < len(self._ranks) and (left := ends_at - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                rank: _RankConnection = key.data
+                message = rank.receive_message()[0]
+                if "failed" in message:
+                    self._note_loss(rank, message)
+        ordered = sorted(self._lost.items(), key=lambda item: (item[1] != GONE, item[0].number))
+        return self._build_rank_error("; ".join(f"{rank}: {reason}" for rank, reason in ordered))
+
+    def _note_loss(self, rank: _RankConnection, message: MessageFields) -> None:
+        """Log a lost rank, and read no more from it."""
+        _log.error("rank lost", rank=rank.number, device=str(rank.device), process=rank.process, **message)
+        self._selector.unregister(rank.channel)
+        self._lost[rank] = message["failed"]
 
     def _build_rank_error(self, reason: str) -> TransientError:
         return TransientError(
             f"learning on {len(self._devices)} devices: {reason}",
             hint="see the log; [learn] devices = 1 trains on one device, which [model] device chooses",
         )
-
-
-def _log_lost_rank(rank: _RankConnection, message: MessageFields) -> str:
-    """Log a lost rank and return its part of the error message."""
-    _log.error("rank lost", rank=rank.number, device=str(rank.device), process=rank.process, **message)
-    return f"{rank}: {message['failed']}"
